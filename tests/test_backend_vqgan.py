@@ -1,0 +1,115 @@
+"""The VQGAN backend: starts, schedules, names of terms, what each prompt section does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import crop_spec
+
+from vqclip.backends.vqgan import OPTIMIZERS, Recipe, VQGANBackend, cosine, smooth_colours, start_latent
+from vqclip.job import InputError, Job, Prompt, Step
+from vqclip.models.clip import ClipPerceptor
+from vqclip.models.vqgan import VQGAN
+
+RECIPE = Recipe(
+    crops=crop_spec(), start="noise", cells=4, contrast=0.5, optimizer="adam", rate=0.2, rate_end=0.1,
+    weight_decay=0.0, average=0.0, exclude=0.5, extras=0.5, smooth=0.0, anchor=0.0, decay=0.0,
+)  # fmt: skip
+JOB = Job((Prompt("apple"),), size=(32, 32), steps=4)
+
+
+def backend(generator: VQGAN, guide: ClipPerceptor, **changes: object) -> VQGANBackend:
+    return VQGANBackend(generator, [guide], [1.0], recipe=replace(RECIPE, **changes))
+
+
+def test_every_step_is_reported_and_the_last_is_the_result(generator: VQGAN, guide: ClipPerceptor) -> None:
+    seen: list[Step] = []
+    result = backend(generator, guide).generate(JOB, seen.append)
+    assert [step.index for step in seen] == [0, 1, 2, 3, 4]
+    assert torch.equal(result.image, seen[-1].image)
+    assert result.terms == {"include: apple": float(seen[-1].terms["include: apple"])}
+    assert result.seconds > 0
+
+
+def test_seed_zero_is_a_seed_and_seeds_differ(generator: VQGAN, guide: ClipPerceptor) -> None:
+    pictures = [backend(generator, guide).generate(replace(JOB, seed=seed), lambda _: None).image for seed in (0, 0, 1)]
+    assert torch.equal(pictures[0], pictures[1])
+    assert not torch.equal(pictures[0], pictures[2])
+
+
+def test_purposes_have_streams_of_their_own() -> None:
+    draws = {purpose: torch.rand(4, generator=JOB.rng(purpose)) for purpose in ("start", "crops")}
+    assert not torch.equal(draws["start"], draws["crops"])
+    assert torch.equal(draws["start"], torch.rand(4, generator=JOB.rng("start")))
+
+
+def test_sections_become_named_terms_with_their_weights(generator: VQGAN, guide: ClipPerceptor) -> None:
+    job = replace(
+        JOB, steps=0, include=(Prompt("apple"), Prompt("apple", 2.0)), exclude=(Prompt("pear"), Prompt("fig", 0.0)),
+        extras=(Prompt("oil"),),
+    )  # fmt: skip
+    terms = {k: float(v) for k, v in next(backend(generator, guide, smooth=0.1).steps(job)).terms.items()}
+    assert list(terms) == ["include: apple", "include: apple (2)", "exclude: pear", "extras: oil", "smooth"]
+    assert terms["include: apple (2)"] == pytest.approx(2 * terms["include: apple"], rel=1e-5)
+    assert terms["exclude: pear"] < 0 < terms["extras: oil"]
+    halved = {k: float(v) for k, v in next(backend(generator, guide, exclude=0.25).steps(job)).terms.items()}
+    assert halved["exclude: pear"] == pytest.approx(terms["exclude: pear"] / 2, rel=1e-5)
+
+
+def test_extras_and_excludes_change_the_picture(generator: VQGAN, guide: ClipPerceptor) -> None:
+    jobs = [JOB, replace(JOB, exclude=(Prompt("pear"),)), replace(JOB, extras=(Prompt("oil"),))]
+    one = backend(generator, guide, rate=1.0, rate_end=1.0)
+    pictures = [one.generate(replace(job, steps=8), lambda _: None).image for job in jobs]
+    assert not torch.equal(pictures[0], pictures[1])
+    assert not torch.equal(pictures[0], pictures[2])
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_moves_the_latent(generator: VQGAN, guide: ClipPerceptor, name: str) -> None:
+    seen: list[Step] = []
+    backend(generator, guide, optimizer=name, rate=1.0, rate_end=1.0, anchor=1.0).generate(JOB, seen.append)
+    assert float(seen[0].terms["anchor"]) == 0
+    assert float(seen[-1].terms["anchor"]) > 0
+
+
+@pytest.mark.parametrize("kind", ["smooth", "noise", "mean"])
+def test_starts_are_codebook_rows_and_seeded(generator: VQGAN, kind: str) -> None:
+    recipe = replace(RECIPE, start=kind)
+    draws = [
+        start_latent(generator, recipe, size=(48, 32), rng=torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)
+    ]
+    assert draws[0].shape == (1, 32, 8, 12)
+    assert torch.equal(draws[0], draws[1])
+    rows = draws[0].movedim(1, -1).reshape(-1, 32)
+    assert bool((rows[:, None] == generator.codebook).all(-1).any(1).all())
+    if kind == "noise":
+        assert not torch.equal(draws[0], draws[2])
+
+
+def test_a_start_picture_is_encoded(generator: VQGAN) -> None:
+    picture = torch.rand(1, 3, 32, 32)
+    latent = start_latent(
+        generator, replace(RECIPE, start="image", image=picture), size=(32, 32), rng=torch.Generator()
+    )
+    assert torch.equal(latent, generator.encode(picture))
+    with pytest.raises(InputError, match="start.image"):
+        start_latent(generator, replace(RECIPE, start="image"), size=(32, 32), rng=torch.Generator())
+
+
+def test_smooth_colours_are_blurred_and_in_range() -> None:
+    colours = smooth_colours((64, 96), 4, 1.0, rng=torch.Generator().manual_seed(0))
+    assert colours.shape == (1, 3, 96, 64)
+    assert 0 <= float(colours.min()) < 0.3 < 0.7 < float(colours.max()) <= 1
+    assert float(colours.diff(dim=-1).abs().max()) < 0.15
+    flat = smooth_colours((64, 96), 4, 0.0, rng=torch.Generator())
+    assert torch.allclose(flat, torch.full_like(flat, 0.5))
+
+
+def test_the_rate_falls_along_a_cosine() -> None:
+    rate = cosine(0.2, 0.05, 11)
+    assert rate(0) == pytest.approx(0.2)
+    assert rate(5) == pytest.approx(0.125)
+    assert rate(10) == pytest.approx(0.05)
+    assert cosine(0.2, 0.05, 1)(0) == pytest.approx(0.2)

@@ -1,0 +1,132 @@
+"""Loss terms against float64 formulations written another way."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vqclip import losses
+from vqclip.losses import View
+
+
+def unit(*shape: int, seed: int = 0) -> Tensor:
+    rng = torch.Generator().manual_seed(seed)
+    return F.normalize(torch.randn(*shape, generator=rng, dtype=torch.float64), dim=-1)
+
+
+def view(embeds: Tensor) -> View:
+    return View(0, torch.zeros(1, 4, 2, 2), torch.zeros(1, 3, 8, 8, dtype=embeds.dtype), [embeds])
+
+
+def test_spherical_distance_is_half_the_squared_angle() -> None:
+    features, targets = unit(50, 16), unit(7, 16, seed=1)
+    angle = (features @ targets.T).arccos()
+    assert torch.allclose(losses.spherical_distance(features, targets), angle.square() / 2, atol=1e-12)
+    single = losses.spherical_distance(features.float(), targets.float()).double()
+    assert torch.allclose(single, angle.square() / 2, atol=1e-6)
+
+
+def test_spherical_distance_of_known_angles() -> None:
+    here = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+    for theta in (0.1, 1.0, math.pi / 2, 3.0):
+        there = torch.tensor([[math.cos(theta), math.sin(theta)]], dtype=torch.float64)
+        assert float(losses.spherical_distance(here, there)) == pytest.approx(theta**2 / 2, rel=1e-9)
+    assert float(losses.spherical_distance(here, -here)) == pytest.approx(math.pi**2 / 2, rel=2e-3)
+
+
+def test_gradient_is_finite_at_the_target_and_opposite_to_it() -> None:
+    target = unit(1, 8)
+    for features in (target, -target):
+        x = features.clone().requires_grad_()
+        losses.spherical_distance(x, target).sum().backward()
+        assert x.grad is not None
+        assert torch.isfinite(x.grad).all()
+
+
+def test_gradient_matches_finite_differences() -> None:
+    features, targets = unit(3, 5).requires_grad_(), unit(2, 5, seed=3)
+    assert torch.autograd.gradcheck(lambda f: losses.spherical_distance(f, targets), features)
+
+
+@pytest.mark.parametrize("make", [losses.attract, losses.repel])
+def test_weight_two_is_twice_weight_one(make: object) -> None:
+    targets, embeds = [unit(1, 8)], unit(6, 8, seed=1)
+    values, grads = [], []
+    for weight in (1.0, 2.0):
+        x = embeds.clone().requires_grad_()
+        value = make(targets, [1.0], weight=weight, stop=None)(view(x))  # type: ignore[operator]
+        value.backward()
+        values.append(value.detach())
+        grads.append(x.grad)
+    assert torch.equal(values[1], 2 * values[0])
+    assert torch.allclose(grads[1], 2 * grads[0], rtol=1e-14, atol=0)
+
+
+def test_two_equal_prompts_are_one_of_weight_two() -> None:
+    targets, embeds = [unit(1, 8)], unit(6, 8, seed=1)
+    once = losses.attract(targets, [1.0], weight=1.0, stop=None)(view(embeds))
+    twice = losses.attract(targets, [1.0], weight=2.0, stop=None)(view(embeds))
+    assert torch.equal(once + once, twice)
+
+
+def test_repel_is_the_negative_of_attract() -> None:
+    targets, embeds = [unit(1, 8)], unit(6, 8, seed=1)
+    pull = losses.attract(targets, [1.0], weight=0.7, stop=None)(view(embeds))
+    push = losses.repel(targets, [1.0], weight=0.7, stop=None)(view(embeds))
+    assert torch.equal(pull, -push)
+
+
+def test_attract_has_no_gradient_past_its_stop() -> None:
+    target, embeds = unit(1, 8), unit(40, 8, seed=1)
+    distance = losses.spherical_distance(embeds, target)[:, 0]
+    stop = float(distance.median())
+    x = embeds.clone().requires_grad_()
+    value = losses.attract([target], [1.0], weight=1.0, stop=stop)(view(x))
+    value.backward()
+    moved = x.grad.norm(dim=1) > 0
+    assert torch.equal(moved, distance > stop)
+    assert float(value) == pytest.approx(float(distance.mean()))  # the value itself is not clipped
+
+
+def test_repel_has_no_gradient_beyond_its_stop() -> None:
+    target, embeds = unit(1, 8), unit(40, 8, seed=1)
+    distance = losses.spherical_distance(embeds, target)[:, 0]
+    stop = float(distance.median())
+    x = embeds.clone().requires_grad_()
+    losses.repel([target], [1.0], weight=1.0, stop=stop)(view(x)).backward()
+    assert torch.equal(x.grad.norm(dim=1) > 0, distance < stop)
+
+
+def test_an_ensemble_is_the_weighted_mean_of_its_members() -> None:
+    first, second = unit(1, 8), unit(1, 12, seed=1)
+    a, b = unit(5, 8, seed=2), unit(5, 12, seed=3)
+    both = View(0, torch.zeros(1), torch.zeros(1, 3, 4, 4, dtype=torch.float64), [a, b])
+    value = losses.attract([first, second], [3.0, 1.0], weight=1.0, stop=None)(both)
+    expected = 0.75 * losses.spherical_distance(a, first).mean() + 0.25 * losses.spherical_distance(b, second).mean()
+    assert torch.allclose(value, expected, atol=1e-12)
+
+
+def test_smooth_is_zero_on_flat_pictures_and_counts_an_edge() -> None:
+    flat = torch.full((1, 3, 8, 8), 0.3)
+    term = losses.smooth(2.0)
+    assert float(term(View(0, flat, flat))) == 0
+    edge = flat.clone()
+    edge[..., 4:] = 0.8
+    assert float(term(View(0, flat, edge))) == pytest.approx(2.0 * 0.5 / 7)
+
+
+def test_anchor_and_decay_pull_where_they_say() -> None:
+    start = torch.full((1, 2, 3, 3), 0.5)
+    latent = torch.full((1, 2, 3, 3), 0.7, requires_grad=True)
+    image = torch.zeros(1, 3, 4, 4)
+    anchored = losses.anchor(start, 1.0)
+    start.zero_()  # the term keeps the start it was given
+    value = anchored(View(0, latent, image))
+    assert float(value.detach()) == pytest.approx(0.04)
+    value.backward()
+    assert (latent.grad > 0).all()
+    assert float(losses.decay(2.0)(View(0, latent, image)).detach()) == pytest.approx(0.49)

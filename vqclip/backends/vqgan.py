@@ -1,0 +1,177 @@
+"""The VQGAN+CLIP backend: a Job becomes a start latent, named losses and a run of the loop."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vqclip import losses
+from vqclip.backends import OnStep
+from vqclip.crops import Cropper, CropSpec
+from vqclip.job import InputError, Job, Prompt, Result, Step
+from vqclip.models import Generator, Perceptor
+from vqclip.optimize import MakeOptimizer, optimize
+
+OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "radam": torch.optim.RAdam,
+    "adamax": torch.optim.Adamax,
+    "rmsprop": torch.optim.RMSprop,
+    "adagrad": torch.optim.Adagrad,
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the latent is moved.
+
+    start: "smooth" (blurred random colours, encoded), "noise" (random codes), "mean" (the codebook's
+        mean everywhere) or "image". cells: blobs of colour along the short side of a smooth start.
+        contrast: its spread around grey, in [0, 1]. image: (1, 3, H, W) for start "image".
+    optimizer, rate, rate_end, weight_decay: name in `OPTIMIZERS` and a cosine from `rate` to `rate_end`.
+    average: decay of the latent's moving average, 0 for none.
+    exclude, extras: factors on all exclude and extra prompts; include counts 1.
+    smooth, anchor, decay: weights of total variation, distance from the start and the latent's size.
+    """
+
+    crops: CropSpec
+    start: str
+    cells: int
+    contrast: float
+    optimizer: str
+    rate: float
+    rate_end: float
+    weight_decay: float
+    average: float
+    exclude: float
+    extras: float
+    smooth: float
+    anchor: float
+    decay: float
+    image: Tensor | None = None
+
+
+class VQGANBackend:
+    """Optimises the latent of a Generator until the guides see what the prompts ask for.
+
+    Args:
+        generator: the image model. guides: the CLIP models that steer. weights: one factor per guide.
+    """
+
+    def __init__(
+        self, generator: Generator, guides: Sequence[Perceptor], weights: Sequence[float], *, recipe: Recipe
+    ) -> None:
+        self.generator, self.guides, self.weights, self.recipe = generator, list(guides), list(weights), recipe
+        self._cropper = Cropper(recipe.crops)
+
+    def check(self, job: Job) -> None:
+        """Raise InputError for prompts or a size that these models cannot take, before any work is done."""
+        start_latent(self.generator, self.recipe, size=job.size, rng=job.rng("start"))
+        for guide in self.guides:
+            guide.embed_text([prompt.text for prompt in (*job.include, *job.exclude, *job.extras)])
+
+    def steps(self, job: Job) -> Iterator[Step]:
+        """Yield `job.steps` + 1 Steps: the untouched start first, the result last."""
+        latent = start_latent(self.generator, self.recipe, size=job.size, rng=job.rng("start"))
+        return optimize(
+            self.generator,
+            latent,
+            self.guides,
+            self._losses(job, latent),
+            cropper=self._cropper,
+            optimizer=_maker(self.recipe),
+            rate=cosine(self.recipe.rate, self.recipe.rate_end, job.steps),
+            steps=job.steps,
+            rng=job.rng("crops"),
+            average=self.recipe.average,
+        )
+
+    def generate(self, job: Job, on_step: OnStep) -> Result:
+        """Run all steps, calling `on_step` at each, and return the last picture."""
+        begun = time.perf_counter()
+        for step in self.steps(job):
+            on_step(step)
+        terms = {name: float(value) for name, value in step.terms.items()}
+        return Result(job, step.image.cpu(), terms, step.index, time.perf_counter() - begun)
+
+    def _losses(self, job: Job, latent: Tensor) -> losses.Losses:
+        recipe = self.recipe
+        crops: dict[str, losses.Loss] = {}
+        for kind, prompts, factor, make in (
+            ("include", job.include, 1.0, losses.attract),
+            ("exclude", job.exclude, recipe.exclude, losses.repel),
+            ("extras", job.extras, recipe.extras, losses.attract),
+        ):
+            for prompt in prompts:
+                if prompt.weight * factor > 0:
+                    name = _unused(f"{kind}: {prompt.text}", crops)
+                    crops[name] = self._prompt_loss(prompt, factor, make)
+        made = {
+            "smooth": losses.smooth(recipe.smooth),
+            "anchor": losses.anchor(latent, recipe.anchor),
+            "decay": losses.decay(recipe.decay),
+        }
+        return losses.Losses(crops, {name: loss for name, loss in made.items() if getattr(recipe, name) > 0})
+
+    def _prompt_loss(self, prompt: Prompt, factor: float, make: Callable[..., losses.Loss]) -> losses.Loss:
+        targets = [guide.embed_text([prompt.text]) for guide in self.guides]
+        return make(targets, self.weights, weight=prompt.weight * factor, stop=prompt.stop)
+
+
+def _unused(name: str, taken: dict[str, losses.Loss]) -> str:
+    """The same text may be asked for twice; each term keeps a curve of its own."""
+    number, unique = 2, name
+    while unique in taken:
+        number, unique = number + 1, f"{name} ({number})"
+    return unique
+
+
+def _maker(recipe: Recipe) -> MakeOptimizer:
+    kind = OPTIMIZERS[recipe.optimizer]
+    return lambda tensors: kind(tensors, lr=recipe.rate, weight_decay=recipe.weight_decay)  # type: ignore[call-arg]  # all six take both
+
+
+def cosine(start: float, end: float, steps: int) -> Callable[[int], float]:
+    """Learning rate of update 0 .. steps - 1: half a cosine from `start` down to `end`."""
+
+    def rate(index: int) -> float:
+        progress = index / max(1, steps - 1)
+        return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
+
+    return rate
+
+
+def start_latent(generator: Generator, recipe: Recipe, *, size: tuple[int, int], rng: torch.Generator) -> Tensor:
+    """The latent (1, C, h, w) from which the loop sets out, for a picture of `size` = (width, height)."""
+    noise = generator.sample(size, rng)  # drawn for every kind, which also checks the size
+    if recipe.start == "noise":
+        return noise
+    if recipe.start == "smooth":
+        return generator.encode(smooth_colours(size, recipe.cells, recipe.contrast, rng=rng).to(noise.device))
+    if recipe.start == "mean":
+        grey = torch.full((1, 3, size[1], size[0]), 0.5, device=noise.device)
+        return generator.encode(grey)
+    if recipe.start == "image" and recipe.image is not None:
+        return generator.encode(recipe.image.to(noise.device))
+    raise InputError(f"start.kind: {recipe.start!r} needs start.image; allowed: smooth, noise, mean, image")
+
+
+def smooth_colours(size: tuple[int, int], cells: int, contrast: float, *, rng: torch.Generator) -> Tensor:
+    """Random colours, bicubically blurred: (1, 3, H, W) in [0, 1], about `cells` blobs along the short side.
+
+    Starting from blobs rather than from random codes gives one object instead of texture: the eye of
+    a CLIP can then agree with whole regions before it sees detail.
+    """
+    width, height = size
+    short = min(size)
+    rows, columns = (max(2, round(cells * side / short)) for side in (height, width))
+    coarse = torch.rand(1, 3, rows, columns, generator=rng)
+    colours = 0.5 + contrast * (F.interpolate(coarse, (height, width), mode="bicubic", align_corners=False) - 0.5)
+    return colours.clamp(0, 1)

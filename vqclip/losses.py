@@ -1,0 +1,146 @@
+"""View and the pure loss functions: prompt terms over crops, drawing terms over the picture.
+
+Every loss is a callable `View -> scalar tensor`, made by a factory that closed over its target and
+weight. Nothing here knows a model, a file or a config.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class View:
+    """What a loss may look at in one iteration.
+
+    `latent` (1, C, h, w); `image` (1, 3, H, W) in [0, 1]; `embeds` holds one (N, E) tensor of unit
+    rows per perceptor, for the crops of the current chunk (empty for picture terms).
+    """
+
+    step: int
+    latent: Tensor
+    image: Tensor
+    embeds: Sequence[Tensor] = ()
+
+
+Loss = Callable[[View], Tensor]
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The named terms of one job.
+
+    `crops` terms are means over crops, so that evaluating them chunk by chunk and weighting by the
+    chunk's share is exact. `picture` terms see the whole picture and the latent once per step.
+    """
+
+    crops: dict[str, Loss] = field(default_factory=dict)
+    picture: dict[str, Loss] = field(default_factory=dict)
+
+
+def spherical_distance(features: Tensor, targets: Tensor) -> Tensor:
+    """Half the squared angle between unit vectors: theta^2 / 2, in [0, pi^2/2].
+
+    Written as 2 arcsin(|f - t| / 2)^2 (Crowson's VQGAN-CLIP, after the spherical distance of the
+    tangent-space metric), which keeps precision where f is close to t and arccos would lose it.
+
+    Args:
+        features: (N, E) float32, unit rows.
+        targets: (M, E) float32, unit rows.
+
+    Returns:
+        (N, M) distances.
+    """
+    chord = (features[:, None] - targets[None]).norm(dim=-1)
+    # arcsin's slope is infinite at 1 (opposite vectors) and the norm's is undefined at 0: stay inside.
+    half_angle: Tensor = chord.div(2).clamp(max=1 - 1e-6).arcsin()
+    return 2 * half_angle.square()
+
+
+class _StopAt(torch.autograd.Function):
+    """Forward: the value unchanged. Backward: no gradient for values already at or past the stop."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, stop: float) -> Tensor:
+        ctx.save_for_backward(value > stop)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None]:
+        (pulling,) = ctx.saved_tensors
+        return grads[0] * pulling, None
+
+
+def stop_at(value: Tensor, stop: float) -> Tensor:
+    """`value`, whose gradient is that of max(value, stop): zero wherever value <= stop."""
+    stopped: Tensor = _StopAt.apply(value, stop)  # type: ignore[no-untyped-call]  # torch leaves `apply` untyped
+    return stopped
+
+
+def attract(targets: Sequence[Tensor], weights: Sequence[float], *, weight: float, stop: float | None) -> Loss:
+    """Pull the crops towards a target: weight x mean spherical distance.
+
+    Args:
+        targets: one (M, E) tensor of unit rows per perceptor.
+        weights: one factor >= 0 per perceptor; they are normalised to sum 1.
+        weight: factor on the term.
+        stop: distance at which a crop stops being pulled, None for never.
+    """
+    return _prompt_term(targets, weights, weight=weight, stop=stop, sign=1.0)
+
+
+def repel(targets: Sequence[Tensor], weights: Sequence[float], *, weight: float, stop: float | None) -> Loss:
+    """Push the crops away from a target: -weight x mean spherical distance, until it is beyond `stop`."""
+    return _prompt_term(targets, weights, weight=weight, stop=stop, sign=-1.0)
+
+
+def _prompt_term(
+    targets: Sequence[Tensor], weights: Sequence[float], *, weight: float, stop: float | None, sign: float
+) -> Loss:
+    shares = [w / sum(weights) for w in weights]
+
+    def term(view: View) -> Tensor:
+        total = view.image.new_zeros(())
+        for share, embeds, target in zip(shares, view.embeds, targets, strict=True):
+            signed = sign * spherical_distance(embeds, target)
+            if stop is not None:
+                signed = stop_at(signed, sign * stop)
+            total = total + share * signed.mean()
+        return weight * total
+
+    return term
+
+
+def smooth(weight: float) -> Loss:
+    """Total variation: mean absolute difference of neighbouring pixels, in both directions."""
+
+    def term(view: View) -> Tensor:
+        x = view.image
+        return weight * (x.diff(dim=-1).abs().mean() + x.diff(dim=-2).abs().mean())
+
+    return term
+
+
+def anchor(start: Tensor, weight: float) -> Loss:
+    """Hold the latent near the start: mean squared difference. `start` (1, C, h, w)."""
+    start = start.detach().clone()
+
+    def term(view: View) -> Tensor:
+        return weight * F.mse_loss(view.latent, start)
+
+    return term
+
+
+def decay(weight: float) -> Loss:
+    """Pull the latent towards zero: half its mean square (the init term of nerdyrodent's script, undamped)."""
+
+    def term(view: View) -> Tensor:
+        return weight * view.latent.square().mean() / 2
+
+    return term

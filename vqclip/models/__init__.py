@@ -1,0 +1,50 @@
+"""Models behind two narrow protocols: Generator (latent to picture) and Perceptor (picture and text to embedding)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+@runtime_checkable
+class Generator(Protocol):
+    """A differentiable image model with a latent grid, its weights frozen.
+
+    `decode` quantises with a straight-through gradient: forward the nearest codebook rows, backward
+    the identity onto the latent.
+    """
+
+    @property
+    def stride(self) -> int:
+        """Pixels per latent cell, along each axis."""
+
+    def sample(self, size: tuple[int, int], rng: torch.Generator) -> Tensor:
+        """A random latent (1, C, h, w) of codebook rows for a picture of `size` = (width, height)."""
+
+    def encode(self, image: Tensor) -> Tensor:
+        """(1, 3, H, W) in [0, 1], sides multiples of `stride` -> latent (1, C, h, w) of codebook rows."""
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Latent (1, C, h, w) -> image (1, 3, H, W) float32 in [0, 1]."""
+
+    def project(self, latent: Tensor) -> Tensor:
+        """The nearest latent inside the range that the codebook spans, same shape."""
+
+
+@runtime_checkable
+class Perceptor(Protocol):
+    """A CLIP model, its weights frozen. Owns tokenizer, image normalisation and precision."""
+
+    @property
+    def size(self) -> int:
+        """Side of the square pictures it looks at, in pixels."""
+
+    def embed_text(self, texts: Sequence[str]) -> Tensor:
+        """T texts -> (T, E) float32, unit rows."""
+
+    def embed_image(self, crops: Tensor) -> Tensor:
+        """(N, 3, size, size) nominally in [0, 1] -> (N, E) float32, unit rows, differentiable."""

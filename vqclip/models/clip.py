@@ -1,0 +1,178 @@
+"""CLIP perceptors from openai-clip's classes: ViT and ResNet towers, the architecture read from the weights.
+
+Owns tokenizer, image normalisation and precision. Reads no files.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vqclip.job import InputError, WeightsError
+from vqclip.models.fast.clip_towers import fast_image_tower
+
+with warnings.catch_warnings():  # the package's __init__ imports pkg_resources, which announces its end
+    warnings.simplefilter("ignore")
+    from clip.clip import _tokenizer as tokenizer  # built once at import by the package itself
+    from clip.model import CLIP
+
+MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's training pictures, RGB in [0, 1]
+STD = (0.26862954, 0.26130258, 0.27577711)
+_LARGEST = 1_500_000_000  # parameters; OpenAI's largest (RN50x64) has 623 million
+_START, _END = "<|startoftext|>", "<|endoftext|>"
+
+
+def build(state: Mapping[str, Tensor]) -> CLIP:
+    """A frozen float32 `clip.model.CLIP` in eval mode with the weights of `state`, loaded strictly.
+
+    `state` has openai-clip's key names; `input_resolution`, `context_length` and `vocab_size`, which
+    its archives carry as extra entries, are ignored.
+
+    Raises:
+        WeightsError: unknown layout, implausible size, missing or surplus keys.
+    """
+    weights = {
+        k: v for k, v in state.items() if k not in ("input_resolution", "context_length", "vocab_size", "token_ids")
+    }
+    total = sum(value.numel() for value in weights.values())
+    if total > _LARGEST:
+        raise WeightsError(f"a CLIP of {total / 1e6:.0f} million parameters; at most {_LARGEST / 1e6:.0f} are expected")
+    try:
+        with torch.device("meta"):
+            model = CLIP(**infer_arguments(weights))
+        model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in weights.items()}, assign=True)
+        # The causal mask is no weight: the class made it on the meta device, so make it again for real.
+        for block in model.transformer.resblocks:
+            block.attn_mask = model.build_attention_mask()
+    except (KeyError, RuntimeError, ValueError, ZeroDivisionError) as error:
+        raise WeightsError(f"not a CLIP of OpenAI's layout: {str(error).splitlines()[-1].strip()}") from error
+    return model.eval().requires_grad_(requires_grad=False)
+
+
+def infer_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Constructor arguments of `clip.model.CLIP`, read from the shapes of a state dict."""
+    text_width = state["ln_final.weight"].shape[0]
+    arguments: dict[str, Any] = {
+        "embed_dim": state["text_projection"].shape[1],
+        "context_length": state["positional_embedding"].shape[0],
+        "vocab_size": state["token_embedding.weight"].shape[0],
+        "transformer_width": text_width,
+        "transformer_heads": text_width // 64,
+        "transformer_layers": _count(state, r"transformer\.resblocks\.(\d+)\."),
+    }
+    if "visual.proj" in state:
+        width, _, patch, _ = state["visual.conv1.weight"].shape
+        side = round((state["visual.positional_embedding"].shape[0] - 1) ** 0.5)
+        layers: int | tuple[int, ...] = _count(state, r"visual\.transformer\.resblocks\.(\d+)\.")
+        return arguments | {
+            "image_resolution": side * patch,
+            "vision_layers": layers,
+            "vision_width": width,
+            "vision_patch_size": patch,
+        }
+    side = round((state["visual.attnpool.positional_embedding"].shape[0] - 1) ** 0.5)
+    return arguments | {
+        "image_resolution": side * 32,  # a stem of stride 4 and three stages of stride 2
+        "vision_layers": tuple(_count(state, rf"visual\.layer{i}\.(\d+)\.") for i in (1, 2, 3, 4)),
+        "vision_width": state["visual.layer1.0.conv1.weight"].shape[0],
+        "vision_patch_size": None,
+    }
+
+
+def _count(state: Mapping[str, Tensor], pattern: str) -> int:
+    return len({match[1] for key in state if (match := re.match(pattern, key))})
+
+
+class ClipPerceptor:
+    """An openai-clip model as a Perceptor.
+
+    Args:
+        model: the frozen network, float32.
+        device: where it runs. dtype: precision of the image tower; features come out float32.
+        token_ids: (K,) BPE ids of the embedding's rows when the vocabulary was cut to the tokens seen
+            in training (starter models), None for the full vocabulary.
+        too_long: "error" or "truncate", for texts over the context length.
+        notice: called with one line when words are unknown to a cut vocabulary or a text is truncated.
+    """
+
+    def __init__(
+        self,
+        model: CLIP,
+        *,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        token_ids: Tensor | None = None,
+        too_long: str = "error",
+        notice: Callable[[str], None] = warnings.warn,
+    ) -> None:
+        self._model = model.to(device)
+        self._tower = fast_image_tower(model.visual, dtype)
+        self._device, self._too_long, self._notice = device, too_long, notice
+        if token_ids is not None and bool((token_ids.diff() <= 0).any()):
+            raise WeightsError("token_ids of a cut vocabulary are not in rising order")
+        self._rows = None if token_ids is None else {int(i): row for row, i in enumerate(token_ids.tolist())}
+        self._mean = torch.tensor(MEAN, device=device).view(3, 1, 1)
+        self._deviation = torch.tensor(STD, device=device).view(3, 1, 1)
+
+    @property
+    def size(self) -> int:
+        """Side of the square pictures it looks at, in pixels."""
+        return int(self._model.visual.input_resolution)
+
+    @torch.no_grad()
+    def embed_text(self, texts: Sequence[str]) -> Tensor:
+        """T texts -> (T, E) float32, unit rows.
+
+        Raises:
+            InputError: a text has more tokens than the context holds and `too_long` is "error".
+        """
+        tokens = torch.stack([self._tokens(text) for text in texts]).to(self._device)  # (T, context)
+        return F.normalize(self._model.encode_text(tokens).float(), dim=-1)
+
+    def embed_image(self, crops: Tensor) -> Tensor:
+        """(N, 3, size, size) nominally in [0, 1] -> (N, E) float32, unit rows, differentiable."""
+        features = self._tower((crops - self._mean) / self._deviation)
+        return F.normalize(features.float(), dim=-1)
+
+    def _tokens(self, text: str) -> Tensor:
+        """Start token, words, end token, zeros: (context,) int64 row numbers of the token embedding.
+
+        openai-clip takes the position of the largest number for the end of the text, so the end token
+        keeps the highest row.
+        """
+        context = self._model.context_length
+        body = self._known(text)
+        if len(body) > context - 2:
+            given = f"{text[:60]!r} has {len(body)} tokens; this CLIP reads {context - 2}"
+            if self._too_long == "error":
+                raise InputError(f"prompt {given} (too_long: truncate would cut it)")
+            self._notice(f"prompt {given}: the rest is cut off")
+            body = body[: context - 2]
+        row = torch.zeros(context, dtype=torch.int64)
+        ids = [special_tokens()[0], *body, special_tokens()[1]]
+        row[: len(ids)] = torch.tensor(ids if self._rows is None else [self._rows[i] for i in ids])
+        return row
+
+    def _known(self, text: str) -> list[int]:
+        """BPE ids of the text; words with a token that was never trained are dropped and named."""
+        words = [(word, tokenizer.encode(word)) for word in re.findall(r"\S+", text)]
+        if self._rows is None:
+            return list(tokenizer.encode(text))
+        unknown = [word for word, ids in words if not all(i in self._rows for i in ids)]
+        if unknown:
+            named = ", ".join(dict.fromkeys(unknown))
+            self._notice(f"prompt {text[:60]!r}: this starter CLIP never saw {named}; it is ignored")
+        return [i for _, ids in words if all(i in self._rows for i in ids) for i in ids]
+
+
+@cache
+def special_tokens() -> tuple[int, int]:
+    """BPE ids of the start and the end of a text."""
+    return tokenizer.encoder[_START], tokenizer.encoder[_END]

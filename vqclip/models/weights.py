@@ -1,0 +1,144 @@
+"""Finds, verifies and loads weight files by the names that configs use, and executes nothing.
+
+What a file may contain is settled in checkpoints.py, what can be fetched in catalogue.py and store.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from vqclip.job import InputError, ResourceError, WeightsError
+from vqclip.models import checkpoints
+
+if TYPE_CHECKING:
+    from vqclip.models.answer import Progress
+
+STARTER = Path(__file__).parent.parent / "starter"
+# What "starter" means for each part of a run, and the names by which one can be picked.
+STARTER_FILES = {"generator": "vqgan", "guide": "guide-rn", "judge": "judge"}
+# Which kinds of the catalogue fit each part of a run.
+KINDS = {"generator": {"vqgan"}, "guide": {"clip", "open_clip"}, "judge": {"clip", "open_clip"}}
+_SUFFIXES = {".ckpt", ".pt", ".pth", ".bin", ".safetensors", ".zip"}
+_LARGE = 50_000_000  # bytes: smaller files are read so fast that a converted copy is of no use
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The tensors of one file. `sha256` is of the whole file as published, also where a converted copy of it
+    was read; `metadata` its safetensors header strings, or what was read from the weights."""
+
+    path: Path
+    sha256: str
+    state: Mapping[str, Tensor]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """A short name for people."""
+        return f"starter/{self.path.stem}" if self.path.parent == STARTER else self.path.name
+
+
+def find(name: str, *, role: str, offline: bool = False, on_progress: Progress | None = None) -> Path:
+    """The file behind a config value: "starter", "starter/<model>", a path, or a name of the catalogue.
+
+    A file of the catalogue that is not on this machine is fetched, unless that is forbidden.
+
+    Args:
+        role: "generator", "guide" or "judge": what "starter" alone stands for.
+        offline: fetch nothing, as VQCLIP_OFFLINE=1 does.
+        on_progress: called with the bytes so far and in all while a file is fetched.
+
+    Raises:
+        InputError: an unknown starter model or name. WeightsError: no file at that path, or not to be had.
+        ResourceError: no space for it.
+    """
+    if name == "starter" or name.startswith("starter/"):
+        stem = STARTER_FILES[role] if name == "starter" else name.removeprefix("starter/")
+        shipped = sorted(path.stem for path in STARTER.glob("*.safetensors"))
+        if stem not in shipped:
+            raise InputError(f"{role}: there is no starter model {stem!r}; shipped: {', '.join(shipped) or 'none'}")
+        return STARTER / f"{stem}.safetensors"
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    if path.is_dir() or path.suffix.lower() in _SUFFIXES or name.startswith((".", "/", "~")):
+        raise WeightsError(f"{role}: no weights at {name}; give a file, 'starter' or a name of `vqclip models list`")
+    return _fetched(name, role, offline=offline, on_progress=on_progress)
+
+
+def _fetched(name: str, role: str, *, offline: bool, on_progress: Progress | None) -> Path:
+    from vqclip.models import catalogue, store  # needed by those alone who name a published model
+
+    try:
+        entry = catalogue.entry(name)
+    except InputError as error:
+        raise InputError(f"{role}: {error}") from error
+    if entry.kind not in KINDS[role]:
+        raise InputError(f"{role}: {entry.name} is of the kind {entry.kind}; {' or '.join(KINDS[role])} is needed")
+    return store.locate(entry, offline=offline, on_progress=on_progress)
+
+
+def load(path: Path) -> Weights:
+    """Read a weight file of any kind that `checkpoints.read` knows.
+
+    Of a large file that is not safetensors a converted copy is kept in the store and read from then on,
+    as long as it belongs to exactly this file.
+
+    Raises:
+        WeightsError: missing, damaged, refused, or not a mapping of tensors. ResourceError: no room to
+            unpack an archive.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(9)
+            size = file.seek(0, 2)
+            file.seek(0)
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror})") from error
+    _check_manifest(path, digest)
+    if size > _LARGE and not checkpoints.is_safetensors(head):
+        return _load_large(path, digest)
+    state, metadata = checkpoints.read(path)
+    return Weights(path, digest, state, metadata)
+
+
+def _load_large(path: Path, digest: str) -> Weights:
+    """Through the converted copy, which is made first where there is none or a damaged one."""
+    from vqclip.models import convert, store  # most runs use small files
+
+    copy = store.home() / "converted" / f"{digest[:16]}.safetensors"
+    if copy.is_file():
+        try:
+            state, metadata = checkpoints.read(copy)
+        except WeightsError:
+            state, metadata = {}, {}
+        claimed = metadata.pop("tensors_sha256", "")
+        if metadata.get("source_sha256") == digest and convert.digest_of(state) == claimed:
+            return Weights(path, digest, state, metadata)
+    state, metadata = checkpoints.read(path)
+    try:
+        metadata = convert.describe(state, metadata, name=path.name, sha256=digest)
+        convert.write(state, copy, metadata)
+    except (WeightsError, ResourceError):
+        pass  # of an unknown layout, which whoever builds the model reports; or no space, and the copy is a mere help
+    return Weights(path, digest, state, metadata)
+
+
+def _check_manifest(path: Path, digest: str) -> None:
+    """Starter files must be the ones that shipped: safetensors itself notices no flipped bit."""
+    manifest = STARTER / "manifest.json"
+    if path.parent != STARTER or not manifest.is_file():
+        return
+    expected = json.loads(manifest.read_text()).get(path.name)
+    if expected != digest:
+        raise WeightsError(
+            f"{path}: SHA-256 is {digest[:12]}..., shipped was {str(expected)[:12]}...; reinstall vqclip"
+        )

@@ -1,0 +1,91 @@
+"""Pull one latent towards the prompts. Knows nothing of files, config, devices or text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from vqclip.crops import Cropper
+from vqclip.job import Step
+from vqclip.losses import Losses, View
+from vqclip.models import Generator, Perceptor
+
+MakeOptimizer = Callable[[list[Tensor]], torch.optim.Optimizer]
+
+
+@torch.enable_grad()  # as a decorator: torch leaves the mode at each yield and re-enters on resume
+def optimize(
+    generator: Generator,
+    latent: Tensor,
+    perceptors: Sequence[Perceptor],
+    losses: Losses,
+    *,
+    cropper: Cropper,
+    optimizer: MakeOptimizer,
+    rate: Callable[[int], float],
+    steps: int,
+    rng: torch.Generator,
+    average: float = 0.0,
+) -> Iterator[Step]:
+    """Yield steps + 1 Steps: number 0 is the untouched start, the last one is the result.
+
+    What you saw last is what you get, so stopping early is `break`. Each image is scored as it is
+    shown. Crops are embedded chunk by chunk at fixed borders; their gradients meet at the image and
+    the decoder runs backward once, so memory is bounded by one chunk plus one decode.
+
+    Args:
+        generator: differentiable image model; its weights are not trained.
+        latent: (1, C, h, w) float32 start; the caller's tensor stays as it was.
+        perceptors: CLIP models that look at the crops, in the order of the losses' targets.
+        losses: named terms; their sum is descended.
+        cropper: draws the crops of a step and cuts them out of the image.
+        optimizer: makes a torch optimizer for the latent.
+        rate: learning rate of an update, 0-based.
+        steps: number of updates, >= 0.
+        rng: CPU generator from which every crop is drawn.
+        average: decay of the moving average of latents in [0, 1); above 0 the average is what is
+            shown and scored.
+    """
+    latent = latent.detach().clone().requires_grad_()  # (1, C, h, w)
+    mean = latent.detach().clone()
+    stepper = optimizer([latent])
+
+    for index in range(steps + 1):
+        source = mean + (latent - latent.detach()) if average else latent  # gradients go to `latent`
+        image = generator.decode(source)  # (1, 3, H, W) in [0, 1]
+        canvas = image.detach().requires_grad_()  # where the gradients of all chunks meet
+        terms: dict[str, Tensor] = {}
+        learning = index < steps
+
+        plan = cropper.draw(rng, width=image.shape[-1], height=image.shape[-2])
+        for part in plan.chunks:
+            embeds = [eye.embed_image(cropper.cut(canvas, plan, part, size=eye.size)) for eye in perceptors]
+            view = View(index, source, canvas, embeds)
+            share = len(part) / plan.count
+            _descend({name: loss(view) * share for name, loss in losses.crops.items()}, terms, learning=learning)
+        whole = View(index, source, canvas)
+        _descend({name: loss(whole) for name, loss in losses.picture.items()}, terms, learning=learning)
+
+        yield Step(index, steps, image.detach()[0], terms)
+        if not learning:
+            return
+
+        if canvas.grad is not None:
+            image.backward(canvas.grad)
+        for group in stepper.param_groups:
+            group["lr"] = rate(index)
+        stepper.step()
+        stepper.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            latent.copy_(generator.project(latent))  # back into the codebook's range
+            mean.lerp_(latent, 1 - average)
+
+
+def _descend(losses: dict[str, Tensor], terms: dict[str, Tensor], *, learning: bool) -> None:
+    """Add the values to `terms` and the gradients to the leaves."""
+    for name, value in losses.items():
+        terms[name] = terms.get(name, 0) + value.detach()
+    if learning and losses:
+        torch.stack(list(losses.values())).sum().backward()
