@@ -1,0 +1,66 @@
+"""Exports are half precision, carry their provenance, and refuse what can not ship; checkpoints restore a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from training import checkpoint
+from training.export import export
+
+PARTS = {"kind": "clip", "name": "tiny", "architecture": {"width": 8}, "training": {"minutes": 1}}
+
+
+def test_an_export_is_half_precision_and_says_what_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "export" / "tiny.safetensors"
+    tensors = {"weight": torch.randn(3, 4), "token_ids": torch.tensor([5, 9], dtype=torch.int32)}
+    export(path, tensors, styles=["noto", "twemoji"], **PARTS)
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+        weight, ids = file.get_tensor("weight"), file.get_tensor("token_ids")
+    assert weight.dtype == torch.float16
+    assert torch.allclose(weight.float(), tensors["weight"], atol=2e-3)
+    assert torch.equal(ids, tensors["token_ids"])
+    assert (metadata["format"], metadata["kind"], metadata["name"]) == ("vqclip-1", "clip", "tiny")
+    assert json.loads(metadata["architecture"]) == {"width": 8}
+    licences = [entry["licence"] for entry in json.loads(metadata["provenance"])]
+    assert licences == ["Apache-2.0", "CC-BY-4.0"]
+
+
+def test_share_alike_drawings_do_not_ship(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="share-alike"):
+        export(tmp_path / "x.safetensors", {}, styles=["noto", "openmoji"], **PARTS)
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_beyond_half_precision_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="fp16"):
+        export(tmp_path / "x.safetensors", {"big": torch.tensor([1e6])}, styles=["noto"], **PARTS)
+
+
+def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    optimizer.zero_grad()
+    model(torch.ones(2, 3)).square().sum().backward()
+    optimizer.step()
+
+
+def test_a_restored_run_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    model, average = nn.Linear(3, 2), nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    step(model, optimizer)
+    checkpoint.save(tmp_path / "run", checkpoint.pack(model, average, optimizer), {"seconds": 1.5})
+    step(model, optimizer)
+
+    other, other_average = nn.Linear(3, 2), nn.Linear(3, 2)
+    other_optimizer = torch.optim.AdamW(other.parameters(), lr=0.1)
+    tensors, state = checkpoint.load(tmp_path / "run")
+    checkpoint.unpack(tensors, other, other_average, other_optimizer)
+    step(other, other_optimizer)
+    assert state == {"seconds": 1.5}
+    assert all(torch.equal(one, two) for one, two in zip(model.parameters(), other.parameters(), strict=True))
+    assert torch.equal(average.weight, other_average.weight)

@@ -1,0 +1,1 @@
+"""Rebuilds every starter model of `vqclip/starter` from open drawings; nothing in `vqclip` imports it."""

@@ -1,0 +1,89 @@
+"""Starts, trains and keeps alive a codebook: k-means, the VQ-VAE losses, restarts of rows that nothing chooses."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vqclip.models.quantize import look_up, nearest_codes, straight_through
+
+BETA = 0.25  # weight of the commitment term, as in van den Oord et al. 2017
+_DEAD = 0.03  # a row chosen less often than this share of the average is moved
+
+
+def quantise(hidden: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Nearest rows with straight-through gradients, and the loss that draws rows and encoder together.
+
+    Args:
+        hidden: (B, D, h, w) encoder output. codebook: (K, D) rows; float32 both.
+
+    Returns:
+        (B, D, h, w) rows; (B, h, w) int64 codes; the scalar |sg(z) - e|^2 + BETA |z - sg(e)|^2, a mean over elements.
+        BETA is on the encoder's term, and each term reaches one side only.
+    """
+    codes = nearest_codes(hidden, codebook.detach(), codebook.detach().square().sum(1))
+    rows = look_up(codes, codebook)
+    loss = (hidden.detach() - rows).square().mean() + BETA * (hidden - rows.detach()).square().mean()
+    return straight_through(hidden, rows.detach()), codes, loss
+
+
+@torch.no_grad()
+def cluster(cells: Tensor, count: int, *, rounds: int, rng: torch.Generator) -> Tensor:
+    """Lloyd's k-means with random starts; a cluster that loses all its cells starts again at a random cell.
+
+    Args:
+        cells: (N, D) float32, N >= count.
+
+    Returns:
+        (count, D) centres.
+    """
+    centres = cells[torch.randperm(len(cells), generator=rng)[:count].to(cells.device)].clone()
+    for _ in range(rounds):
+        owner = torch.addmm(centres.square().sum(1), cells, centres.T, alpha=-2).argmin(1)
+        sizes = torch.bincount(owner, minlength=count)
+        sums = torch.zeros_like(centres).index_add_(0, owner, cells)
+        fresh = cells[torch.randint(len(cells), (count,), generator=rng).to(cells.device)]
+        centres = torch.where((sizes > 0)[:, None], sums / sizes.clamp_min(1)[:, None], fresh)
+    return centres
+
+
+class Usage:
+    """A moving average of how often each row is chosen. `counts` is (K,) float32, in units of the mean row."""
+
+    def __init__(self, codes: int, device: torch.device, decay: float = 0.98) -> None:
+        self.counts = torch.ones(codes, device=device)
+        self.decay = decay
+
+    def note(self, codes: Tensor) -> None:
+        """Adds the choices of one step."""
+        seen = torch.bincount(codes.flatten(), minlength=len(self.counts)).float()
+        self.counts.lerp_(seen * (len(seen) / codes.numel()), 1 - self.decay)
+
+    def dead(self) -> Tensor:
+        """Indices of the rows that hardly anything chooses."""
+        return (self.counts < _DEAD).nonzero()[:, 0]
+
+
+@torch.no_grad()
+def restart(
+    usage: Usage, tables: list[Tensor], hidden: Tensor, optimizer: torch.optim.Optimizer, rng: torch.Generator
+) -> int:
+    """Moves dead rows of every table (the trained one and its average) to random encoder outputs.
+
+    The trained table is the first one; the moments of its moved rows are cleared.
+
+    Returns:
+        How many rows moved.
+    """
+    dead = usage.dead()
+    cells = hidden.detach().movedim(1, -1).reshape(-1, hidden.shape[1])
+    dead = dead[: len(cells)]
+    if len(dead):
+        fresh = cells[torch.randperm(len(cells), generator=rng)[: len(dead)].to(cells.device)].float()
+        for table in tables:
+            table[dead] = fresh
+        for key, moment in optimizer.state.get(tables[0], {}).items():
+            if key != "step":
+                moment[dead] = 0
+        usage.counts[dead] = 1.0
+    return len(dead)
