@@ -1,0 +1,65 @@
+"""From config to loaded models: devices, precision, threads, what is recorded, what is said once."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+from vqclip import assemble
+from vqclip.config import from_mapping
+from vqclip.job import InputError, Job, Prompt
+
+
+def settings(files: dict[str, Path], **changes: object) -> dict[str, object]:
+    return {
+        "include": "apple", "generator": str(files["generator"]), "guides": [str(files["guide"])],
+        "judge": str(files["judge"]), "size": [32, 32], "precision": "fp32", "threads": 1,
+    } | changes  # fmt: skip
+
+
+def test_devices_and_precision_are_chosen_together() -> None:
+    cpu = assemble.pick_device("cpu")
+    assert assemble.pick_dtype("fp32", cpu) == torch.float32
+    assert assemble.pick_dtype("bf16", cpu) == torch.bfloat16
+    assert assemble.pick_dtype("auto", cpu) in (torch.float32, torch.bfloat16)
+    if not torch.cuda.is_available():
+        with pytest.raises(InputError, match="not available here"):
+            assemble.pick_device("cuda")
+
+
+def test_facts_name_hashes_versions_and_threads(weight_files: dict[str, Path]) -> None:
+    studio = assemble.open_studio(from_mapping(settings(weight_files), source="test"))
+    assert set(studio.facts["weights"]) == {"generator", "guide 0", "judge"}
+    assert all(len(digest) == 64 for digest in studio.facts["weights"].values())
+    assert studio.facts["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert studio.facts["threads"] == torch.get_num_threads() == 1
+    assert studio.facts["precision"] == "float32"
+
+
+def test_an_ensemble_keeps_its_weights(weight_files: dict[str, Path]) -> None:
+    pair = [str(weight_files["guide"]), {"model": str(weight_files["judge"]), "weight": 0.5}]
+    studio = assemble.open_studio(from_mapping(settings(weight_files, guides=pair), source="test"))
+    assert studio.backend.weights == [1.0, 0.5]
+    assert studio.self_scored  # the second guide is the judge's file
+    assert set(studio.facts["weights"]) == {"generator", "guide 0", "guide 1", "judge"}
+
+
+def test_guide_and_judge_say_the_same_thing_once() -> None:
+    said: list[str] = []
+    studio = assemble.open_studio(from_mapping({"include": "a zebrafish", "threads": 1}, source="test"), said.append)
+    job = Job((Prompt("a zebrafish"),))
+    studio.backend.check(job)
+    studio.judge_of(job)
+    assert len(said) == 1
+    assert "zebrafish" in said[0]
+
+
+def test_warnings_are_the_default_notice() -> None:
+    studio = assemble.open_studio(from_mapping({"include": "x", "threads": 1}, source="test"))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        studio.backend.check(Job((Prompt("a quasar"),)))
+    assert any("quasar" in str(warning.message) for warning in caught)

@@ -1,0 +1,234 @@
+"""Whole runs with tiny models from files: folders, repeatability, rerun, interrupts, mistakes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from vqclip import config as configs
+from vqclip import run as runs
+from vqclip.backends.vqgan import VQGANBackend
+from vqclip.job import InputError, Job, Result, Step, WeightsError
+
+ROOT = Path(__file__).parent.parent
+
+
+class Quiet:
+    """A Progress that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.steps: list[int] = []
+        self.begun: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+    def begin(self, job: Job, folder: Path, total_pictures: int, number: int) -> None:
+        self.begun.append(f"{number}/{total_pictures} {job.title}")
+
+    def step(self, step: Step, terms: object) -> None:
+        self.steps.append(step.index)
+
+    def end(self, result: Result) -> None:
+        assert result.folder is not None
+
+    def close(self) -> None:
+        pass
+
+
+def overrides(files: dict[str, Path], outputs: Path, *more: str) -> list[str]:
+    base = [
+        f"generator={files['generator']}", f'guides=["{files["guide"]}"]', f"judge={files['judge']}",
+        f"outputs={outputs}", "include=apple", "size=32,32", "steps=3", "crops.count=4", "score_every=2",
+        "precision=fp32", "threads=1",
+    ]  # fmt: skip
+    return [*base, *more]
+
+
+def make(files: dict[str, Path], outputs: Path, *more: str) -> tuple[list[Result], Quiet]:
+    progress = Quiet()
+    return runs.run(configs.load(None, overrides(files, outputs, *more)), progress), progress
+
+
+def pixels(path: Path) -> bytes:
+    with Image.open(path) as picture:
+        return picture.tobytes()
+
+
+def test_a_run_leaves_a_complete_folder(weight_files: dict[str, Path], tmp_path: Path) -> None:
+    (result,), progress = make(weight_files, tmp_path)
+    assert result.folder is not None
+    names = {path.name for path in result.folder.iterdir()}
+    assert {"config.yaml", "config.resolved.yaml", "run.json", "metrics.jsonl", "final.png", "progress.mp4"} <= names
+    facts = json.loads((result.folder / "run.json").read_text())
+    assert facts["status"] == "done"
+    assert facts["seed"] == 0
+    assert set(facts["weights"]) == {"generator", "guide 0", "judge"}
+    assert facts["verdict"]["among"] == 101
+    assert facts["verdict"]["self_scored"] is False
+    lines = [json.loads(line) for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [0, 1, 2, 3]
+    assert all(line["total"] == pytest.approx(sum(line["terms"].values())) for line in lines)
+    assert ["judge" in line for line in lines] == [True, False, True, True]
+    assert progress.steps == [0, 1, 2, 3]
+    again = configs.load(result.folder / "config.resolved.yaml").config
+    assert again.include == result.job.include
+
+
+def test_the_same_config_gives_the_same_pixels_in_another_folder(weight_files: dict[str, Path], tmp_path: Path) -> None:
+    pictures = [
+        pixels(make(weight_files, tmp_path / place, f"seed={seed}")[0][0].folder / "final.png")  # type: ignore[operator]
+        for place, seed in (("a", 0), ("b", 0), ("c", 1))
+    ]
+    assert pictures[0] == pictures[1]
+    assert pictures[0] != pictures[2]
+
+
+def test_locale_threads_and_hash_seed_of_the_environment_change_nothing(
+    weight_files: dict[str, Path], tmp_path: Path
+) -> None:
+    found = []
+    for number, extra in enumerate(
+        (
+            {"LC_ALL": "C", "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "1", "TZ": "UTC"},
+            {"LC_ALL": "C.UTF-8", "OMP_NUM_THREADS": "2", "PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo"},
+        )
+    ):
+        place = tmp_path / str(number)
+        command = [sys.executable, "-m", "vqclip", "run", *overrides(weight_files, place), "--progress", "none"]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)} | extra
+        subprocess.run(command, env=environment, check=True, capture_output=True, timeout=120)
+        found.append(pixels(next(place.glob("*/final.png"))))
+    assert found[0] == found[1]
+
+
+def test_a_picture_reruns_to_the_same_pixels(weight_files: dict[str, Path], tmp_path: Path) -> None:
+    (result,), _ = make(weight_files, tmp_path, "seed=5", 'exclude=["pear",{"text":"a fig: ripe","weight":0.5}]')
+    assert result.folder is not None
+    moved = tmp_path / "moved.png"
+    moved.write_bytes((result.folder / "final.png").read_bytes())
+    progress = Quiet()
+    (again,) = runs.rerun(moved, [f"outputs={tmp_path / 'again'}"], progress)
+    assert again.folder is not None
+    assert pixels(again.folder / "final.png") == pixels(moved)
+    assert again.job == result.job
+    assert not any("not the file" in note for note in progress.notes)
+
+
+def test_rerun_says_when_other_weights_are_used(weight_files: dict[str, Path], tmp_path: Path) -> None:
+    (result,), _ = make(weight_files, tmp_path)
+    assert result.folder is not None
+    progress = Quiet()
+    runs.rerun(result.folder / "final.png", [f'guides=["{weight_files["judge"]}"]', f"outputs={tmp_path}"], progress)
+    assert any("guide 0 is not the file" in note for note in progress.notes)
+
+
+def test_rerun_refuses_pictures_without_a_config(tmp_path: Path) -> None:
+    plain = tmp_path / "plain.png"
+    Image.new("RGB", (8, 8)).save(plain)
+    with pytest.raises(InputError, match=r"plain\.png"):
+        runs.rerun(plain, [], Quiet())
+
+
+def test_several_pictures_share_models_and_excludes(weight_files: dict[str, Path], tmp_path: Path) -> None:
+    config = tmp_path / "two.yaml"
+    config.write_text("prompts: [apple, {include: pear, seed: 9, exclude: worm}]\nexclude: yellow\nname: fruit\n")
+    settings = [value for value in overrides(weight_files, tmp_path) if not value.startswith("include")]
+    progress = Quiet()
+    results = runs.run(configs.load(config, settings), progress)
+    assert progress.begun == ["1/2 apple", "2/2 pear"]
+    assert [result.folder.name for result in results if result.folder] == ["fruit-1", "fruit-2"]
+    assert [result.job.seed for result in results] == [0, 9]
+    assert [[prompt.text for prompt in result.job.exclude] for result in results] == [["yellow"], ["worm", "yellow"]]
+
+
+def test_a_guide_as_judge_is_labelled_self_scored(weight_files: dict[str, Path], tmp_path: Path) -> None:
+    (result,), _ = make(weight_files, tmp_path, f"judge={weight_files['guide']}", "steps=0")
+    assert result.verdict is not None
+    assert result.verdict.self_scored
+
+
+def test_without_a_judge_there_is_no_verdict(weight_files: dict[str, Path], tmp_path: Path) -> None:
+    (result,), _ = make(weight_files, tmp_path, "judge=none", "steps=0")
+    assert result.verdict is None
+
+
+def test_a_start_picture_is_fitted_and_used(weight_files: dict[str, Path], tmp_path: Path) -> None:
+    Image.new("RGB", (50, 40), "red").save(tmp_path / "red.png")
+    settings = ["start.kind=image", f"start.image={tmp_path / 'red.png'}", "steps=0"]
+    (result,), _ = make(weight_files, tmp_path, *settings)
+    assert result.image.shape == (3, 32, 32)
+    with pytest.raises(InputError, match="start.image"):
+        make(weight_files, tmp_path, "start.kind=image")
+
+
+def test_mistakes_are_found_before_a_folder_is_made(weight_files: dict[str, Path], tmp_path: Path) -> None:
+    outputs = tmp_path / "outputs"
+    mistakes = {
+        "size=30,32": InputError,
+        "generator=missing.ckpt": WeightsError,
+        "judge=starter/none": InputError,
+        "device=cuda:7": InputError,
+        'guides=["missing.pt"]': WeightsError,
+        "include=" + "apple " * 90: InputError,
+    }
+    for wrong, error in mistakes.items():
+        with pytest.raises(error) as caught:
+            make(weight_files, outputs, wrong)
+        assert "\n" not in str(caught.value)
+    assert not outputs.exists() or list(outputs.iterdir()) == []
+
+
+def test_a_loss_that_is_not_a_number_ends_the_run_with_advice(
+    weight_files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = VQGANBackend.steps
+
+    def poisoned(self: VQGANBackend, job: Job) -> object:
+        for step in original(self, job):
+            yield step if step.index < 2 else Step(2, 3, step.image, {"include": torch.tensor(float("nan"))})
+
+    monkeypatch.setattr(VQGANBackend, "steps", poisoned)
+    with pytest.raises(InputError, match=r"not a number at step 2; a lower optimizer\.lr"):
+        make(weight_files, tmp_path)
+    facts = json.loads(next(tmp_path.glob("*/run.json")).read_text())
+    assert facts["status"] == "failed"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_keeps_everything_made_so_far(
+    weight_files: dict[str, Path], tmp_path: Path, number: signal.Signals
+) -> None:
+    command = [
+        sys.executable, "-m", "vqclip", "run", *overrides(weight_files, tmp_path, "steps=5000"), "--progress", "plain",
+    ]  # fmt: skip
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 90
+    while not any("\n" in path.read_text() for path in tmp_path.glob("*/metrics.jsonl")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.1)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    (folder,) = tmp_path.iterdir()
+    facts = json.loads((folder / "run.json").read_text())
+    assert facts["status"] == "interrupted"
+    assert (folder / "progress.mp4").stat().st_size > 0
+    last = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()][-1]
+    assert 0 < last["step"] < 5000 or last["step"] == 0
+    with Image.open(folder / "final.png") as picture:
+        assert picture.size == (32, 32)
+    assert not list(folder.glob("*.part"))

@@ -1,0 +1,8 @@
+"""`python -m vqclip` is the command `vqclip`."""
+
+import sys
+
+from vqclip.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

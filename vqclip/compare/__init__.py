@@ -1,0 +1,1 @@
+"""Judging results with a model that steered none of them."""

@@ -1,0 +1,229 @@
+"""From YAML files, presets and overrides to one frozen, checked Config, and back. Runs nothing.
+
+Layers are merged in the order defaults < preset < base files < the file < overrides.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from vqclip.document import MAX_BYTES, Node, clean, parse, plain, read
+from vqclip.job import InputError, Prompt
+from vqclip.layers import Layer, read_layer, read_override, read_text
+from vqclip.schema import MAX_PROMPTS, MAX_SEED, Config, Guide, Picture, leaves
+
+__all__ = [
+    "Config", "Guide", "Loaded", "Picture", "digest", "explain", "from_mapping", "load", "load_over",
+    "pictures", "to_mapping", "to_yaml",
+]  # fmt: skip
+
+_MAX_BASE_DEPTH = 8
+_MAX_FILES = 64
+# Replaced whole and merged here: prompt texts never meet OmegaConf, which would read "${...}" in them.
+_RECORDS = ("include", "exclude", "extras", "prompts", "guides")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A config with its file's text as given ("" without a file) and the origin of every key's value."""
+
+    config: Config
+    text: str
+    origins: dict[str, str]
+
+
+def load(path: Path | None, overrides: Sequence[str] = ()) -> Loaded:
+    """Read a config file (None: none), its base files and preset, and apply `key.sub=value` overrides.
+
+    Raises:
+        InputError: one line with file, line and key for anything unreadable, unknown or out of range.
+    """
+    text, files = "", list[Layer]()
+    if path is not None:
+        text = read(path)
+        files = _files(path, text, chain=())
+    config, origins = _assemble([*files, *map(read_override, overrides)])
+    return Loaded(config, text, origins)
+
+
+def load_over(config: Config, overrides: Sequence[str], *, source: str) -> Loaded:
+    """Apply `key.sub=value` overrides to a complete config; `source` names where that came from."""
+    layers = [read_layer(plain(to_mapping(config), clean(source))), *map(read_override, overrides)]
+    merged, origins = _assemble(layers)
+    return Loaded(merged, "", origins)
+
+
+def from_mapping(values: Mapping[str, Any], source: str) -> Config:
+    """The Config of an untrusted mapping (metadata, keyword arguments); missing keys take their defaults.
+
+    Raises:
+        InputError: as for `load`, with `source` in place of the file.
+    """
+    config, _ = _assemble([read_layer(plain(values, clean(source)))])
+    return config
+
+
+def _files(path: Path, text: str, *, chain: tuple[Path, ...]) -> list[Layer]:
+    """The layers of a file: those of its base files in order, then its own."""
+    node = parse(text, str(path))
+    base = node.value.pop("base", None)
+    chain = (*chain, path.resolve())
+    layers: list[Layer] = []
+    for each in _base_names(base):
+        target = path.parent / each.value
+        if target.resolve() in chain:
+            raise each.refuse("base", "a file that does not lead back to itself is needed")
+        if len(chain) > _MAX_BASE_DEPTH:
+            raise each.refuse("base", f"at most {_MAX_BASE_DEPTH} levels of base files are allowed")
+        if not os.path.isfile(target):
+            raise each.refuse("base", f"no such file beside {clean(path.name)}")
+        layers += _files(target, read(target), chain=chain)
+        if len(layers) > _MAX_FILES:
+            raise each.refuse("base", f"at most {_MAX_FILES} base files are allowed")
+    return [*layers, read_layer(node)]
+
+
+def _base_names(base: Node | None) -> list[Node]:
+    if base is None:
+        return []
+    names: list[Node] = base.value if isinstance(base.value, list) else [base]
+    for each in names:
+        if not read_text(each):
+            raise each.refuse("base", "the path of a YAML file, or a list of such paths, is needed")
+    return names
+
+
+def _assemble(layers: list[Layer]) -> tuple[Config, dict[str, str]]:
+    """Put the preset underneath, merge, and check what only the whole can show."""
+    preset = next((layer["preset"].value for layer in reversed(layers) if "preset" in layer), Config.preset)
+    recipe = resources.files("vqclip").joinpath("presets", f"{preset}.yaml").read_text("utf-8")
+    layers = [read_layer(parse(recipe, f"preset {preset}")), *layers]
+
+    origins = {key.path: "default" for key in leaves()}
+    records: dict[str, Any] = {name: getattr(Config, name) for name in _RECORDS}
+    nested: list[dict[str, Any]] = []
+    for layer in layers:
+        values: dict[str, Any] = {}
+        for path, setting in layer.items():
+            origins[path] = setting.where
+            section, _, name = path.rpartition(".")
+            target = records if path in _RECORDS else values.setdefault(section, {}) if section else values
+            target[name] = setting.value
+        nested.append(values)
+    config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), *nested))
+    config = dataclasses.replace(config, **records)
+    _agree(config, origins)
+    return config, origins
+
+
+def _agree(config: Config, origins: Mapping[str, str]) -> None:
+    """Checks between keys."""
+
+    def refuse(key: str, message: str) -> InputError:
+        return InputError(f"{origins[key]}: {key}: {message}")
+
+    if config.include and config.prompts:
+        raise refuse("include", f"given besides prompts ({origins['prompts']}); one of the two is allowed")
+    if not config.include and not config.prompts:
+        raise refuse("include", "no prompt; include or prompts is needed, for example include='red apple'")
+    if config.start.kind == "image" and config.start.image is None:
+        raise refuse("start.kind", "image without a picture; start.image is needed")
+    if config.start.kind != "image" and config.start.image is not None:
+        raise refuse("start.image", f"given with kind {config.start.kind}; start.kind image is needed")
+    if config.crops.scale[0] > config.crops.scale[1]:
+        raise refuse("crops.scale", f"got {list(config.crops.scale)}; the smaller number comes first")
+    if config.seed + max(len(config.prompts) - 1, 0) > MAX_SEED:
+        raise refuse("seed", f"got {config.seed}; with {len(config.prompts)} pictures it passes {MAX_SEED}")
+    every: list[Config | Picture] = [config, *config.prompts]
+    number = sum(len(each.include + each.exclude + each.extras) for each in every)
+    longest = "prompts" if config.prompts else "include"
+    if number > MAX_PROMPTS:
+        raise refuse(longest, f"{number} prompts in all; at most {MAX_PROMPTS} are allowed")
+    if (size := len(to_yaml(config).encode())) > MAX_BYTES:
+        raise refuse(longest, f"{size} bytes with all prompts written out; at most {MAX_BYTES} are allowed")
+
+
+def pictures(config: Config) -> tuple[Picture, ...]:
+    """The pictures to make: each with its own and the shared prompts, and its seed."""
+    if not config.prompts:
+        return (Picture(config.include, config.exclude, config.extras, config.seed),)
+    return tuple(
+        Picture(
+            include=each.include,
+            exclude=each.exclude + config.exclude,
+            extras=each.extras + config.extras,
+            seed=config.seed + index if each.seed is None else each.seed,
+        )
+        for index, each in enumerate(config.prompts)
+    )
+
+
+def to_mapping(config: Config) -> dict[str, Any]:
+    """The complete config as plain JSON values; `from_mapping` gives it back."""
+    mapping: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
+    return mapping
+
+
+def to_yaml(config: Config) -> str:
+    """The complete config as YAML that `load` reads back to the same Config."""
+    lines: list[str] = []
+    for name, value in to_mapping(config).items():
+        if isinstance(value, dict):
+            lines += [f"{name}:", *(f"  {sub}: {_flow(each)}" for sub, each in value.items())]
+        elif name in _RECORDS and value:
+            lines += [f"{name}:", *(f"  - {_flow(_short(name, each))}" for each in value)]
+        else:
+            lines.append(f"{name}: {_flow(value)}")
+    return "\n".join(lines) + "\n"
+
+
+def _flow(value: Any) -> str:
+    """JSON, which YAML reads as flow style, with the characters escaped that YAML does not take raw."""
+    text = json.dumps(value, ensure_ascii=False)
+    return re.sub("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]", lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def _short(name: str, record: dict[str, Any]) -> Any:
+    return record if name == "guides" else _short_picture(record) if name == "prompts" else _short_prompt(record)
+
+
+def _short_prompt(prompt: dict[str, Any]) -> Any:
+    given = {name: value for name, value in prompt.items() if value != getattr(Prompt, name, None)}
+    return given["text"] if list(given) == ["text"] else given
+
+
+def _short_picture(picture: dict[str, Any]) -> Any:
+    given = {name: value for name, value in picture.items() if value not in ([], None)}
+    for name in {"include", "exclude", "extras"} & set(given):
+        given[name] = [_short_prompt(each) for each in given[name]]
+    return given
+
+
+def digest(config: Config) -> str:
+    """SHA-256 (hex) over the settings that decide the result: all but `name` and `outputs`."""
+    mapping = {key: value for key, value in to_mapping(config).items() if key not in ("name", "outputs")}
+    return hashlib.sha256(json.dumps(mapping, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def explain(loaded: Loaded) -> list[tuple[str, str, str, str]]:
+    """A row (key, value, where it came from, what it means) for every key."""
+    mapping = to_mapping(loaded.config)
+    rows: list[tuple[str, str, str, str]] = []
+    for key in leaves():
+        section, _, name = key.path.rpartition(".")
+        value = mapping[section][name] if section else mapping[name]
+        if key.path in _RECORDS:
+            value = [_short(name, each) for each in value]
+        rows.append((key.path, _flow(value), loaded.origins[key.path], key.doc))
+    return rows

@@ -1,0 +1,1 @@
+"""Recipes by name, as YAML underneath a config file. Holds no code."""

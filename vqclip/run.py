@@ -1,0 +1,189 @@
+"""Composition root: config -> models -> jobs -> recorders. The one place that joins the parts."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vqclip import config as configs
+from vqclip.assemble import Studio, open_studio
+from vqclip.compare.judge import Judge
+from vqclip.config import Config, Loaded
+from vqclip.job import InputError, Job, Result, Step
+from vqclip.preflight import preflight
+from vqclip.progress import Progress
+from vqclip.record import folder as folders
+from vqclip.record import metadata
+from vqclip.record.pace import plan as plan_video
+from vqclip.record.recorder import Recorder
+
+
+class Interrupted(KeyboardInterrupt):
+    """The user stopped the run; everything made so far lies in `folder`."""
+
+    def __init__(self, folder: Path | None) -> None:
+        super().__init__(f"interrupted; the result so far is in {folder}")
+        self.folder = folder
+
+
+@dataclass(frozen=True)
+class Session:
+    """One picture without a run folder: the models, the job and its judge."""
+
+    studio: Studio
+    job: Job
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Session:
+        """Check keyword settings like a config file and load their models; None means the default."""
+        given = {key: value for key, value in settings.items() if value is not None}
+        config = configs.from_mapping(given, source="settings")
+        if config.prompts:
+            raise InputError("settings: `prompts` makes several pictures; call once per picture")
+        return cls(open_studio(config), _job(config))
+
+    def judge(self) -> Judge | None:
+        """The judge of this job's prompts, None when the config names no judge."""
+        return self.studio.judge_of(self.job)
+
+
+def run(loaded: Loaded, progress: Progress, studio: Studio | None = None) -> list[Result]:
+    """Make every picture of a config, each in a run folder of its own, models loaded once.
+
+    `studio` holds the models when the caller has opened them already.
+
+    Raises:
+        InputError, WeightsError, ResourceError: see `vqclip.job`. Interrupted: after a saved stop.
+    """
+    studio = studio or open_studio(loaded.config, progress.note)
+    singles = _singles(loaded.config)
+    for single in singles:
+        studio.backend.check(_job(single))
+    _forecast(studio, singles[0], progress)
+    results = []
+    with _stop_on_signal() as stop:
+        for number, single in enumerate(singles, start=1):
+            job, digest = _job(single), configs.digest(single)
+            place = folders.claim(Path(single.outputs), name=single.name, slug_from=job.title, digest=digest)
+            folders.write_text(place / "config.yaml", loaded.text or configs.to_yaml(loaded.config))
+            folders.write_text(place / "config.resolved.yaml", configs.to_yaml(single))
+            progress.begin(job, place, len(singles), number)
+            results.append(_record(single, job, studio, place=place, progress=progress, stop=stop))
+            progress.end(results[-1])
+    return results
+
+
+def _forecast(studio: Studio, single: Config, progress: Progress) -> None:
+    """Say what a step will take, from a measured small one; ResourceError when it cannot fit."""
+    backend = studio.backend
+    crops = backend.recipe.crops
+    progress.note(preflight(backend.generator, backend.guides, crops, size=single.size, steps=single.steps).line)
+
+
+def _singles(config: Config) -> list[Config]:
+    """One complete config per picture: what a run folder and the picture itself record."""
+    pictures = configs.pictures(config)
+    numbered = config.name is not None and len(pictures) > 1
+    return [
+        replace(
+            config,
+            include=picture.include,
+            exclude=picture.exclude,
+            extras=picture.extras,
+            prompts=(),
+            seed=picture.seed or 0,
+            threads=torch.get_num_threads(),
+            name=f"{str(config.name)[:74]}-{number}" if numbered else config.name,
+        )
+        for number, picture in enumerate(pictures, start=1)
+    ]
+
+
+def rerun(picture: Path, overrides: Sequence[str], progress: Progress) -> list[Result]:
+    """Repeat a run from the metadata of its picture; the same models give the same pixels.
+
+    Raises:
+        InputError: no readable picture, or metadata that is not a valid config.
+    """
+    found = metadata.read(picture)
+    base = configs.from_mapping(_mapping(found.get("config"), picture), source=str(picture))
+    loaded = configs.load_over(replace(base, name=None), overrides, source=str(picture))
+    before = _mapping(found.get("weights", {}), picture)
+    studio = open_studio(loaded.config, progress.note)
+    for role, now in studio.facts["weights"].items():
+        if role in before and before[role] != now:
+            progress.note(f"{role} is not the file that made this picture; the pixels will differ")
+    return run(loaded, progress, studio)
+
+
+def _mapping(value: object, picture: Path) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise InputError(f"{picture}: its metadata holds no vqclip config")
+    return value
+
+
+def _job(config: Config) -> Job:
+    return Job(config.include, config.exclude, config.extras, config.size, config.steps, config.seed)
+
+
+def _record(
+    config: Config, job: Job, studio: Studio, *, place: Path, progress: Progress, stop: threading.Event
+) -> Result:
+    """One picture: the backend works, the recorder writes, the judge looks."""
+    judge = studio.judge_of(job)
+    shown = config.video
+    plan = plan_video(job.steps, seconds=shown.seconds, fps=shown.fps, every=shown.every, hold=shown.hold)
+    facts = {**studio.facts, "config": configs.to_mapping(config), "seed": job.seed}
+    recorder = Recorder(
+        place,
+        job,
+        plan=plan,
+        formats=shown.formats,
+        keep_frames=shown.keep,
+        log_every=config.log_every,
+        score=judge.curve if judge else None,
+        score_every=config.score_every,
+        facts=facts,
+    )
+
+    def on_step(step: Step) -> None:
+        terms = recorder.step(step)
+        if terms is not None and not math.isfinite(sum(terms.values())):
+            raise InputError(f"the loss is not a number at step {step.index}; a lower optimizer.lr may help")
+        progress.step(step, terms)
+        if stop.is_set():
+            raise Interrupted(place)
+
+    with recorder:
+        result = studio.backend.generate(job, on_step)
+        result = replace(result, folder=place, verdict=judge.judge(result.image) if judge else None)
+        recorder.finish(result)
+    return result
+
+
+@contextmanager
+def _stop_on_signal() -> Iterator[threading.Event]:
+    """The first SIGINT or SIGTERM lets the current step finish; a second SIGINT ends at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop  # signals can only be caught in the main thread
+        return
+
+    def request(_number: int, _frame: object) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    kept = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)

@@ -1,0 +1,224 @@
+"""Every key of a run: its type, default, limits and the one line that documents it. Reads no file."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from types import NoneType
+from typing import Any, get_args, get_origin, get_type_hints
+
+from vqclip.job import Prompt
+
+MAX_PROMPTS = 256  # in all; keeps every resolved config within the size limits of a config file
+MAX_SEED = 2**63 - 1
+AUGMENTATIONS = (
+    "affine", "perspective", "colour_jitter", "erasing", "sharpness", "gaussian_noise",
+    "rotation", "elastic", "thin_plate", "crop", "resized_crop", "flip",
+)  # fmt: skip
+# One folder name on every system: no separators, no hidden files, no device names of Windows.
+_NAME = r"(?!(?i:con|prn|aux|nul|com[0-9]|lpt[0-9])(\.|$))(?!\.)[A-Za-z0-9._-]{1,80}"
+
+
+def key(default: Any, doc: str, **limits: Any) -> Any:
+    """A dataclass field with its doc line and its limits, which are the fields of `Key` from `low` on."""
+    return field(default=default, metadata={"doc": doc, **limits})
+
+
+@dataclass(frozen=True)
+class Guide:
+    """A CLIP model that steers the picture."""
+
+    model: str = key("starter", '"starter" or a path to a checkpoint')
+    weight: float = key(1.0, "share of this model among the guides", above=0.0, high=1000.0)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """The prompts of one picture; `seed` None is the config's seed plus the place in the list."""
+
+    include: tuple[Prompt, ...] = key((), "what the picture shows", nonempty=True)
+    exclude: tuple[Prompt, ...] = key((), "what it must not show, besides the shared exclude")
+    extras: tuple[Prompt, ...] = key((), "style and mood, besides the shared extras")
+    seed: int | None = key(None, "seed of this picture", low=0, high=MAX_SEED)
+
+
+@dataclass(frozen=True)
+class Start:
+    """The latent before the first step."""
+
+    kind: str = key("smooth", "what the latent is made of", choices=("smooth", "noise", "mean", "image"))
+    image: str | None = key(None, "path of the start picture, for kind image")
+    cells: int = key(4, "cells of smooth noise along the picture's side", low=1, high=256)
+    contrast: float = key(0.3, "strength of the smooth noise", low=0.0, high=10.0)
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """How the latent descends."""
+
+    name: str = key("adam", "torch optimizer", choices=("adam", "adamw", "radam", "adamax", "rmsprop", "adagrad"))
+    lr: float = key(0.1, "learning rate at the first step", above=0.0, high=100.0)
+    lr_end: float = key(0.01, "learning rate at the last step, reached along a cosine", low=0.0, high=100.0)
+    pull: float = key(0.05, "share of the way back to its nearest code in each update", low=0.0, high=1.0)
+    weight_decay: float = key(0.0, "weight decay of the latent", low=0.0, high=10.0)
+
+
+@dataclass(frozen=True)
+class Crops:
+    """What the guides look at in each step."""
+
+    method: str = key("homography", "one warp per crop, or the whole picture pooled", choices=("homography", "pooled"))
+    count: int = key(16, "crops a step", low=1, high=4096)
+    chunk: int = key(16, "crops embedded at a time; bounds memory, part of the result", low=1, high=4096)
+    overview: float = key(0.75, "share of crops that show the whole picture", low=0.0, high=1.0)
+    scale: tuple[float, float] = key(
+        (0.8, 1.0), "range of a detail crop's side over the picture's short side", low=0.01, high=1.0
+    )
+    rotate: float = key(8.0, "largest rotation in degrees", low=0.0, high=180.0)
+    perspective: float = key(0.1, "largest perspective distortion", low=0.0, high=0.4)
+    flip: float = key(0.0, "probability of a mirrored crop", low=0.0, high=1.0)
+    colour: float = key(0.05, "strength of brightness, contrast, saturation and hue shifts", low=0.0, high=0.5)
+    erase: float = key(0.1, "share of crops with an erased rectangle", low=0.0, high=1.0)
+    noise: float = key(0.05, "largest standard deviation of added noise", low=0.0, high=1.0)
+    pad: str = key("border", "what lies outside the picture", choices=("border", "reflection", "grey"))
+    augment: tuple[str, ...] = key((), "kornia augmentations, applied last and in order", choices=AUGMENTATIONS)
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Section weights; include is 1 and 0 leaves a term out."""
+
+    exclude: float = key(0.5, "weight of the exclude prompts", low=0.0, high=1000.0)
+    extras: float = key(0.5, "weight of the extras prompts", low=0.0, high=1000.0)
+    smooth: float = key(0.3, "weight of total variation: fewer fine edges", low=0.0, high=1000.0)
+    anchor: float = key(0.0, "weight that holds the latent near the start", low=0.0, high=1000.0)
+    decay: float = key(0.0, "weight that pulls the latent towards zero", low=0.0, high=1000.0)
+
+
+@dataclass(frozen=True)
+class Video:
+    """The progress video."""
+
+    seconds: float = key(8.0, "length wished for", low=0.1, high=600.0)
+    fps: int | None = key(None, "frames a second; none = chosen from the length", low=1, high=120)
+    every: int | None = key(None, "steps between frames; none = chosen from the length", low=1, high=100000)
+    hold: float = key(1.5, "seconds the last frame stays", low=0.0, high=60.0)
+    formats: tuple[str, ...] = key(("mp4",), "files to write; [] = no video", choices=("mp4", "gif", "webp"))
+    keep: bool = key(default=True, doc="keep the frames in progress/, to remake the video")
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run, complete and checked. Built by `vqclip.config.load` or `from_mapping`."""
+
+    preset: str = key("default", "recipe underneath the file", choices=("default", "reference"))
+    name: str | None = key(
+        None, "name of the run folder; none = time, slug and hash", pattern=_NAME,
+        form="a plain name of 1 to 80 letters, digits, `.`, `_`, `-`, without a leading dot,",
+    )  # fmt: skip
+    include: tuple[Prompt, ...] = key((), "what the picture shows: a text, or a list of texts and {text, weight, stop}")
+    exclude: tuple[Prompt, ...] = key((), "what no picture may show; same forms as include")
+    extras: tuple[Prompt, ...] = key((), "style and mood of every picture; same forms as include")
+    prompts: tuple[Picture, ...] = key((), "several pictures: texts or {include, exclude, extras, seed}")
+    seed: int = key(0, "seed of the first picture; the next ones count up", low=0, high=MAX_SEED)
+    size: tuple[int, int] = key((128, 128), "width and height in pixels", low=16, high=4096)
+    steps: int = key(150, "updates of the latent", low=0, high=100000)
+    backend: str = key("vqgan", "what draws", choices=("vqgan",))
+    outputs: str = key("outputs", "folder of the run folders")
+    device: str = key(
+        "auto", "where to compute", pattern=r"auto|cpu|mps|cuda(:[0-9]{1,2})?",
+        form="auto, cpu, cuda, cuda:N or mps",
+    )  # fmt: skip
+    precision: str = key("auto", "number format of the models", choices=("auto", "fp32", "bf16"))
+    generator: str = key("starter", 'VQGAN: "starter" or a path to a checkpoint')
+    guides: tuple[Guide, ...] = key((Guide(),), "CLIP models that steer: texts or {model, weight}", nonempty=True)
+    judge: str | None = key("starter", "CLIP model that scores and never steers; none = no score")
+    too_long: str = key("error", "prompts over CLIP's context length", choices=("error", "truncate"))
+    start: Start = Start()
+    optimizer: Optimizer = Optimizer()
+    average: float = key(0.0, "decay of the moving average of latents; 0 = off", low=0.0, below=1.0)
+    crops: Crops = Crops()
+    losses: Losses = Losses()
+    log_every: int = key(1, "steps between metric lines", low=1, high=100000)
+    score_every: int = key(10, "steps between the judge's scores; 0 = only the end", low=0, high=100000)
+    video: Video = Video()
+    threads: int | None = key(None, "CPU threads, part of the result; none = all cores", low=1, high=4096)
+
+
+@dataclass(frozen=True)
+class Key:
+    """One leaf of the schema: `kind` is the type of its value or elements, `shape` is one, pair or list."""
+
+    path: str
+    kind: Any
+    shape: str
+    default: Any
+    doc: str
+    optional: bool = False
+    low: float = -math.inf
+    high: float = math.inf
+    above: float = -math.inf
+    below: float = math.inf
+    choices: tuple[str, ...] = ()
+    pattern: str = ""
+    form: str = ""
+    nonempty: bool = False
+
+    @property
+    def wanted(self) -> str:
+        """What the key accepts, as the second half of an error message."""
+        each = self.element.removesuffix(" is needed")
+        lead = {"one": "", "pair": "a list of two, each ", "list": "a list, each "}[self.shape]
+        return f"{lead}{each}{' or none' if self.optional else ''}{',' if lead else ''} is needed"
+
+    @property
+    def element(self) -> str:
+        """What one element of a list accepts, as the second half of an error message."""
+        if self.form:
+            return f"{self.form} is needed"
+        if self.choices:
+            return f"one of {', '.join(self.choices)} is needed"
+        nouns = {int: "a whole number", float: "a finite number", bool: "true or false"}
+        return f"{nouns.get(self.kind, 'a line of text without ${')}{self._range()} is needed"
+
+    def _range(self) -> str:
+        if self.low == -math.inf == self.above:
+            return ""
+        floor = f" above {self.above:g}" if self.above > -math.inf else f" from {self.low:g}"
+        ceiling = f", below {self.below:g}," if self.below < math.inf else f" to {_digits(self.high)}"
+        return floor + ceiling
+
+
+def _digits(number: float) -> str:
+    return str(number) if isinstance(number, int) else f"{number:g}"
+
+
+@cache
+def keys(section: Any = Config, prefix: str = "") -> dict[str, Key | type]:
+    """The names directly inside a section: each a Key, or the dataclass of a section below."""
+    hints = get_type_hints(section)
+    found: dict[str, Key | type] = {}
+    for each in dataclasses.fields(section):
+        hint = hints[each.name]
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+            found[each.name] = hint
+            continue
+        parts = get_args(hint)
+        optional = NoneType in parts
+        shape = "one" if get_origin(hint) is not tuple else "list" if Ellipsis in parts else "pair"
+        kind = parts[0] if parts else hint
+        limits = dict(each.metadata)
+        found[each.name] = Key(prefix + each.name, kind, shape, each.default, optional=optional, **limits)
+    return found
+
+
+def leaves(section: Any = Config, prefix: str = "") -> Iterator[Key]:
+    """Every leaf key below a section, in the order of the schema."""
+    for name, entry in keys(section, prefix).items():
+        if isinstance(entry, Key):
+            yield entry
+        else:
+            yield from leaves(entry, f"{prefix}{name}.")
