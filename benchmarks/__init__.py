@@ -1,0 +1,1 @@
+"""Measurements that the documentation quotes: each script writes its JSON to benchmarks/results/."""

@@ -1,0 +1,104 @@
+"""How often the judge finds the prompt: `python -m benchmarks.quality NAME [--prompts N] [key=value ...]`.
+
+Prompts are drawn by a fixed seed from the vocabulary of the starter models, not chosen: bare names, names with a
+colour, names on a background, in turn. Writes benchmarks/results/quality-NAME.json and, with --sheet, a contact
+sheet of all pictures as they came.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import random
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from vqclip import config, images
+from vqclip.assemble import open_studio
+from vqclip.job import Job, Prompt
+
+RESULTS = Path(__file__).parent / "results"
+VOCABULARY = Path(__file__).parent.parent / "vqclip" / "starter" / "vocabulary.json"
+COLOURS = ("red", "green", "blue", "yellow", "purple", "orange")
+GROUNDS = ("white", "black", "yellow", "blue", "green", "pink")
+
+
+def draw_prompts(count: int, seed: int) -> list[str]:
+    """`count` texts, a third of each kind, without repeating a thing before all were used."""
+    rng = random.Random(seed)  # no secret
+    names = json.loads(VOCABULARY.read_text(encoding="utf-8"))["guided"]
+    rng.shuffle(names)
+    texts = []
+    for number in range(count):
+        name = names[number % len(names)]
+        colour, ground = rng.choice(COLOURS), rng.choice(GROUNDS)
+        texts.append((name, f"{colour} {name}", f"{name} on a {ground} background")[number % 3])
+    return texts
+
+
+def measure(texts: list[str], overrides: list[str]) -> tuple[list[dict[str, object]], list[torch.Tensor]]:
+    """One picture per text at the settings given; rank, margin and seconds of each."""
+    settings = config.load(None, [f"include={texts[0]}", *overrides]).config
+    studio = open_studio(settings, lambda _message: None)
+    base = Job((Prompt(texts[0]),), settings.exclude, settings.extras, settings.size, settings.steps, settings.seed)
+    rows: list[dict[str, object]] = []
+    pictures = []
+    for number, text in enumerate(texts):
+        job = replace(base, include=(Prompt(text),), seed=settings.seed + number)
+        begun = time.perf_counter()
+        result = studio.backend.generate(job, lambda _step: None)
+        judge = studio.judge_of(job)
+        assert judge is not None, "a judge is needed"
+        verdict = judge.judge(result.image)
+        seconds = time.perf_counter() - begun
+        rows.append({"prompt": text, "rank": verdict.rank, "margin": verdict.margin, "seconds": round(seconds, 2)})
+        pictures.append(result.image)
+        print(f"{number + 1:3d}/{len(texts)}  rank {verdict.rank:3d}  {seconds:5.1f} s  {text}", flush=True)
+    return rows, pictures
+
+
+def summary(rows: list[dict[str, object]]) -> dict[str, float]:
+    """Shares of top-1 and top-5, median rank and seconds."""
+    ranks = sorted(int(str(row["rank"])) for row in rows)
+    seconds = sorted(float(str(row["seconds"])) for row in rows)
+    return {
+        "pictures": len(rows),
+        "top1": round(sum(rank == 1 for rank in ranks) / len(ranks), 3),
+        "top5": round(sum(rank <= 5 for rank in ranks) / len(ranks), 3),
+        "median_rank": ranks[len(ranks) // 2],
+        "median_seconds": seconds[len(seconds) // 2],
+    }
+
+
+def main() -> None:
+    """Measure, print the summary, write JSON and sheet."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name")
+    parser.add_argument("--prompts", type=int, default=60)
+    parser.add_argument("--draw", type=int, default=3, help="seed of the prompts")
+    parser.add_argument("--sheet", action="store_true")
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    arguments = parser.parse_intermixed_args()
+    texts = draw_prompts(arguments.prompts, arguments.draw)
+    rows, pictures = measure(texts, arguments.overrides)
+    report = {
+        "command": f"python -m benchmarks.quality {arguments.name} --prompts {arguments.prompts}"
+        f" --draw {arguments.draw} {' '.join(arguments.overrides)}".strip(),
+        "machine": f"{torch.get_num_threads()} threads, {platform.machine()}, torch {torch.__version__}",
+        "summary": summary(rows),
+        "rows": rows,
+    }
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"quality-{arguments.name}.json").write_text(json.dumps(report, indent=1) + "\n")
+    print(json.dumps(report["summary"]))
+    if arguments.sheet:
+        labels = [f"{row['prompt']} #{row['rank']}" for row in rows]
+        images.grid(pictures, 6, labels=labels).save(RESULTS / f"quality-{arguments.name}.png")
+
+
+if __name__ == "__main__":
+    main()
