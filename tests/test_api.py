@@ -21,7 +21,7 @@ def settings(weight_files: dict[str, Path]) -> dict[str, object]:
 
 
 def test_generate_returns_picture_terms_and_verdict(settings: dict[str, object]) -> None:
-    result = vqclip.generate(include="apple", exclude=["pear"], **settings)
+    result = vqclip.generate(include="apple", exclude=["pear"], losses={"smooth": 0}, **settings)
     assert result.show().size == (32, 32)
     assert set(result.terms) == {"include: apple", "exclude: pear"}
     assert result.verdict is not None

@@ -130,7 +130,7 @@ def test_figures_know_equal_from_different() -> None:
 def test_picture_loss_counts_a_wrong_flat_colour_more_than_noise() -> None:
     target = torch.zeros(1, 3, 32, 32)
     noise = torch.where(torch.rand(target.shape, generator=torch.Generator().manual_seed(0)) < 0.5, -0.1, 0.1)
-    still = Recipe(edges=0)
+    still = Recipe(edges=0, colour=0)
     flat, _ = vqgan.picture_loss(target + 0.1, target, still)
     rough, plain = vqgan.picture_loss(target + noise, target, still)
     assert plain.item() == pytest.approx(0.1)

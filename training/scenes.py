@@ -12,11 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.colours import SHADES
 from training.data import Icons
 from training.sources import STYLES
-
-_SHADES = torch.tensor([shade for shades in SHADES.values() for shade in shades]) / 255
 
 
 @dataclass(frozen=True)
@@ -25,11 +22,10 @@ class Palette:
 
     white: float = 0.3
     gradient: float = 0.15
-    clouds: float = 0.05  # smooth random colours behind the icon
-    empty: float = 0.04  # clouds with no icon: what the optimization loop starts from
+    clouds: float = 0.1  # smooth random colours behind the icon
+    empty: float = 0.06  # clouds with no icon: what the optimization loop starts from
     second: float = 0.3  # another icon over the first
-    recoloured: float = 0.15
-    named: float = 0.75  # of all colours: a shade of one of the captions' colour words
+    recoloured: float = 0.3
 
 
 @dataclass(frozen=True)
@@ -84,10 +80,10 @@ def present(stock: Stock, rows: Tensor, size: int, rng: torch.Generator, *, whit
 
 
 def draw_clouds(count: int, size: int, rng: torch.Generator) -> Tensor:
-    """(B, 3, size, size) smooth random colours in [0, 1] of any contrast, one blob in 32 pixels at most."""
+    """(B, 3, size, size) smooth random colours in [0, 1], 2 to 8 blobs along a side, of any contrast."""
     fields = []
     for _ in range(count):
-        cells = int(torch.randint(2, 3 + size // 32, (), generator=rng))
+        cells = int(torch.randint(2, 9, (), generator=rng))
         coarse = torch.rand(1, 3, cells, cells, generator=rng)
         field = F.interpolate(coarse, (size, size), mode="bicubic", align_corners=False)
         fields.append(0.5 + (0.3 + float(torch.rand((), generator=rng))) * (field - 0.5))
@@ -112,14 +108,8 @@ def draw_grounds(count: int, size: int, rng: torch.Generator, palette: Palette) 
 
 
 def _colours(count: int, rng: torch.Generator) -> Tensor:
-    """(B, 3) mostly near the shades of the colour words, or any colour.
-
-    A code has to say colour and shape at once; few colours leave more of it for shape.
-    """
-    anything = torch.rand(count, 3, generator=rng) * 1.3 - 0.15
-    near = _SHADES[torch.randint(len(_SHADES), (count,), generator=rng)] + (anything - 0.5) * 0.1
-    named = torch.rand(count, 1, generator=rng) < Palette.named
-    return torch.where(named, near, anything).clamp(0, 1)
+    """(B, 3) any colour, the corners of the cube (pure red, black, ...) a little more often."""
+    return (torch.rand(count, 3, generator=rng) * 1.3 - 0.15).clamp(0, 1)
 
 
 def _colour(stock: Stock, rows: Tensor, palette: Palette, rng: torch.Generator) -> Tensor:

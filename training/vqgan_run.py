@@ -21,7 +21,7 @@ from vqclip.models.vqgan import Architecture, VQModel
 
 SHAPE = Architecture(
     channels=32, multipliers=(1, 1, 2, 4), blocks=1, attention=(), in_channels=3, out_channels=3,
-    z_channels=64, codes=4096, code_dim=64, gumbel=False, groups=8,
+    z_channels=64, codes=1024, code_dim=64, gumbel=False, groups=8,
 )  # fmt: skip
 STYLES = tuple(package.style for package in PERMISSIVE)
 CROP, SCENE = 64, 128  # pixels
@@ -34,13 +34,13 @@ class Recipe:
 
     seed: int = 5
     batch: int = 16
-    rate: float = 1e-3
+    rate: float = 1.5e-3
     open_share: float = 0.15  # at first nothing is quantised
     settle_share: float = 0.1  # at last no row is moved any more
     full_every: int = 5  # every so many steps the pictures are whole scenes, not crops
     edges: float = 0.5
     flat: float = 1.0
-    colour: float = 0.2
+    colour: float = 0.5
 
 
 @dataclass
