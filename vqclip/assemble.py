@@ -66,9 +66,9 @@ def open_studio(config: Config, note: Callable[[str], None] = warnings.warn) -> 
             clip.build(weights.state), device=device, dtype=dtype, token_ids=ids, too_long=config.too_long, notice=note
         )
 
-    guide_paths = [_locate(guide.model, "guide") for guide in config.guides]
-    judge_path = _locate(config.judge, "judge") if config.judge else None
-    generator_path = find(config.generator, role="generator")
+    guide_paths = [_locate(guide.model, "guide", note) for guide in config.guides]
+    judge_path = _locate(config.judge, "judge", note) if config.judge else None
+    generator_path = _locate(config.generator, "generator", note)
     check_files([generator_path, *guide_paths, *([judge_path] if judge_path else [])], device)
     files = [load(path) for path in guide_paths]
     judge_file = load(judge_path) if judge_path else None
@@ -95,10 +95,15 @@ def open_studio(config: Config, note: Callable[[str], None] = warnings.warn) -> 
     )
 
 
-def _locate(name: str, role: str) -> Path:
-    """The weight file that a config value names, for a CLIP of either family."""
+def _locate(name: str, role: str, note: Callable[[str], None]) -> Path:
+    """The weight file that a config value names; what has to be fetched for it is noted at every tenth."""
+
+    def fetched(done: int, total: int | None) -> None:
+        if total:
+            note(f"{name}: {10 * (10 * done // total)} % of {total / 1e6:.0f} MB fetched")
+
     named = _open_clip_name(name)
-    return find(named.path if named is not None and named.path else name, role=role)
+    return find(named.path if named is not None and named.path else name, role=role, on_progress=fetched)
 
 
 def _open_clip_name(name: str) -> open_clip.Named | None:
