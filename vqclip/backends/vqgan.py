@@ -72,8 +72,7 @@ class VQGANBackend:
         self._cropper = Cropper(recipe.crops)
 
     def check(self, job: Job) -> None:
-        """Raise InputError for prompts or a size that these models cannot take, before any work is done."""
-        start_latent(self.generator, self.recipe, size=job.size, rng=job.rng("start"))
+        """Raise InputError for prompts that these guides cannot read, before any work is done."""
         for guide in self.guides:
             guide.embed_text([prompt.text for prompt in (*job.include, *job.exclude, *job.extras)])
 
