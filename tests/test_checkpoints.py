@@ -106,6 +106,29 @@ def test_only_the_first_stage_of_a_transformer_is_kept(tmp_path: Path) -> None:
     assert vqgan.build(found).shape == vqgan.infer_architecture(state)
 
 
+def test_chosen_parts_of_a_latent_diffusion_model_keep_their_names(tmp_path: Path) -> None:
+    """Exactly the tensors whose names begin so, of every format; the copies that training averages are not read."""
+    state = {f"first_stage_model.{key}": value for key, value in tiny_vqgan_state().items()}
+    state |= {"model.diffusion_model.out.2.bias": torch.arange(3.0), "cond_stage_model.x": torch.ones(2)}
+    beside = {"model_ema.decay": torch.ones(1), "modelx.y": torch.ones(1), "betas": torch.ones(9)}
+    parts = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.")
+    torch.save({"state_dict": state | beside}, tmp_path / "zip")
+    torch.save({"state_dict": state | beside}, tmp_path / "legacy", _use_new_zipfile_serialization=False)
+    save_file(state | beside, tmp_path / "safetensors")
+    with zipfile.ZipFile(tmp_path / "wrapped", "w") as archive:
+        archive.write(tmp_path / "legacy", "model.ckpt")
+    for name in ("zip", "legacy", "safetensors", "wrapped"):
+        assert same(checkpoints.read(tmp_path / name, parts=parts)[0], state)
+    small = sum(value.nbytes for value in state.values())
+    assert same(checkpoints.read(tmp_path / "safetensors", parts=parts, limit=small)[0], state)
+    with pytest.raises(WeightsError, match="at most .* are read"):
+        checkpoints.read(tmp_path / "safetensors", parts=parts, limit=small - 1)
+    with pytest.raises(
+        WeightsError, match=r"no tensor whose name begins with lora\.; it begins with 'first_stage_model"
+    ):
+        checkpoints.read(tmp_path / "zip", parts=("lora.",))
+
+
 @pytest.mark.parametrize("gumbel", [False, True])
 def test_training_leftovers_of_a_vqgan_are_dropped(tmp_path: Path, *, gumbel: bool) -> None:
     state = tiny_vqgan_state(gumbel=gumbel)

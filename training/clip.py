@@ -1,4 +1,4 @@
-"""Trains the small CLIP models, two attacked guides and an ordinary judge: `python -m training.clip NAME`.
+"""Trains the small CLIP models, two guides and a judge: `python -m training.clip NAME`.
 
 Resumes from its checkpoint when started again; exports the averaged weights as it goes.
 """
@@ -65,6 +65,9 @@ def save_run(path: Path, run: Run) -> None:
         "views": run.views,
         "words": run.words.bit_generator.state,
     }
+    if run.mirages is not None:
+        kept, said = run.mirages.state()
+        tensors, state = tensors | kept, state | said
     checkpoint.save(path, tensors, state)
 
 
@@ -73,6 +76,8 @@ def resume_run(path: Path, run: Run) -> None:
     if path.exists():
         tensors, state = checkpoint.load(path)
         run.rng.set_state(tensors.pop("rng"))
+        if run.mirages is not None:
+            run.mirages.restore(tensors, state)
         checkpoint.unpack(tensors, run.model, run.average, run.optimizer)
         run.words.bit_generator.state = state["words"]
         for field in ("seconds", "radius", "steps", "views"):
@@ -121,8 +126,9 @@ def main() -> None:
         borrow_text(run, folder / "export" / f"{recipe.text_from}.safetensors")
     resume_run(folder / "runs" / f"{arguments.name}.safetensors", run)
     exams = [make_exam("openmoji", ("openmoji",), run.codes.names, recipe.size)]
-    if not recipe.radius:
-        exams.append(make_exam("guides", GUIDE_STYLES, run.codes.names, recipe.size))
+    if recipe.styles != GUIDE_STYLES:
+        unseen = tuple(style for style in GUIDE_STYLES if style not in recipe.styles)
+        exams.append(make_exam("unseen", unseen, run.codes.names, recipe.size))
     train(run, arguments.name, arguments.minutes, exams, folder)
 
 

@@ -77,7 +77,7 @@ def attack(
         pictures of the same shape, detached, in [0, 1], at most `radius` away.
     """
     noise = torch.randn(image.shape, generator=rng).to(image.device)
-    delta = (image + noise * (0.3 * radius / _norms(noise))).clamp(0, 1) - image
+    delta = climb(image, torch.zeros_like(image), noise, radius=radius, step=0.3 * radius)
     for _ in range(steps):
         delta.requires_grad_()
         (gradient,) = torch.autograd.grad(loss(image + delta), delta)
@@ -86,10 +86,14 @@ def attack(
 
 
 def climb(image: Tensor, delta: Tensor, gradient: Tensor, *, radius: float, step: float) -> Tensor:
-    """The disturbance after one step of fixed length up the gradient, back inside the ball and the range [0, 1]."""
+    """The disturbance after one step of fixed length up the gradient, back inside the ball and the range [0, 1].
+
+    Where noise has left that range already, the disturbance does not lead farther out.
+    """
     delta = delta + gradient * (step / _norms(gradient))
     delta = delta * (radius / _norms(delta)).clamp_max(1)
-    return (image + delta).clamp(0, 1) - image
+    low, high = image.clamp_max(0), image.clamp_min(1)
+    return torch.minimum(torch.maximum(image + delta, low), high) - image
 
 
 def _norms(batch: Tensor) -> Tensor:

@@ -27,9 +27,12 @@ from training.captions import (
     with_article,
 )
 from training.contrast import Targets, attack, climb, picture_loss, text_loss
+from training.mirages import Mirages, rejection
 from training.recipes import Recipe, pace, strengthen
 from training.towers import encode_image, encode_text, freeze_image_tower
-from training.views import Bank, make_views
+from training.views import Bank, cloud, make_views
+
+CHAINS = 768  # pictures of nothing that are kept; a quarter of a batch is drawn from them
 
 
 @dataclass
@@ -50,6 +53,7 @@ class Run:
     steps: int = 0
     views: int = 0
     radius: float = 0.0
+    mirages: Mirages | None = None
 
 
 def start(recipe: Recipe, bank: Bank, vocabulary: list[str], device: torch.device) -> Run:
@@ -76,6 +80,8 @@ def start(recipe: Recipe, bank: Bank, vocabulary: list[str], device: torch.devic
     words = np.random.default_rng(recipe.seed)
     run = Run(recipe, model, average, optimizer, bank, Codes(names), tokens, device, rng, words)
     run.radius = 0.2 * recipe.radius
+    if recipe.radius and recipe.rejection:
+        run.mirages = Mirages.start(CHAINS, recipe.size, bank.truths, recipe.seed, device)
     return run
 
 
@@ -101,6 +107,70 @@ def encode_all(run: Run, captions: list[str]) -> Tensor:
     return torch.cat([encode_text(run.model, part.to(run.device)) for part in parts])
 
 
+@dataclass(frozen=True)
+class Batch:
+    """B real pictures and M chains with their texts: (B + M, 3, S, S), (2B + names, E) and (M, E)."""
+
+    image: Tensor
+    targets: Targets
+    texts: Tensor
+    wishes: Tensor
+
+    @property
+    def real(self) -> int:
+        """B."""
+        return len(self.image) - len(self.wishes)
+
+
+def draw_batch(run: Run) -> Batch:
+    """Fresh views and, for a model that is attacked, a quarter as many chains."""
+    recipe, device = run.recipe, run.device
+    rows = draw_rows(run.bank, recipe.batch * (4 if device.type == "cuda" else 1), run.rng)
+    image, truths = make_views(run.bank, rows, recipe.crops, size=recipe.size, rng=run.rng)
+    captions, codes = draw_texts(run, truths)
+    targets = Targets.compare(run.codes.encode(truths, UNKNOWN).to(device), codes.to(device))
+    with torch.autocast(device.type, torch.bfloat16):
+        texts = encode_all(run, captions)
+        if run.mirages is None:
+            return Batch(image, targets, texts, texts[:0])
+        chains, wishes = run.mirages.draw(len(rows) // 4, image, truths)
+        chains = cloud(chains, recipe.crops, run.rng)
+        towards = encode_text(run.model, run.tokens(wishes).to(device))
+    return Batch(torch.cat((image, chains)), targets, texts, towards)
+
+
+def first_attack(run: Run, batch: Batch) -> Tensor:
+    """(B + M, 3, S, S): one cheap step of the folded tower on the real pictures, nothing on the chains."""
+    delta = torch.zeros_like(batch.image)
+    if run.radius:
+        image, texts = batch.image[: batch.real], batch.texts.detach().T.float()
+        scale = run.model.logit_scale.exp().detach()
+        with torch.autocast(run.device.type, torch.bfloat16):
+            frozen = freeze_image_tower(run.model.eval(), torch.bfloat16)
+            harder = attack(
+                image, lambda x: picture_loss(scale * frozen(x).float() @ texts, batch.targets),
+                radius=run.radius, steps=1, share=0.7, rng=run.rng,
+            )  # fmt: skip
+        delta[: batch.real] = harder - image
+    return delta
+
+
+def losses_of(run: Run, batch: Batch, delta: Tensor, *, last: bool) -> tuple[Tensor, Tensor]:
+    """The loss and the (B, 2B + names) logits of the real pictures; texts learn in the last replay only."""
+    texts = batch.texts if last else batch.texts.detach()
+    with torch.autocast(run.device.type, torch.bfloat16):
+        features = encode_image(run.model, batch.image + delta)
+        scale = run.model.logit_scale.exp()
+        similarity = (features[: batch.real] @ texts.T).float()
+    logits = scale * similarity
+    loss = picture_loss(logits, batch.targets) + 0.5 * text_loss(logits, batch.targets)
+    if len(batch.wishes):
+        wishes = batch.wishes if last else batch.wishes.detach()
+        reached = (features[batch.real :].float() * wishes.float()).sum(1)
+        loss = loss + run.recipe.rejection * rejection(reached, similarity.diagonal(), scale)
+    return loss, logits
+
+
 def update(run: Run, progress: float) -> dict[str, float]:
     """One fresh batch: one ordinary step, or several steps on pictures that every step makes harder.
 
@@ -108,41 +178,34 @@ def update(run: Run, progress: float) -> dict[str, float]:
     each replay takes one gradient for the weights and for the picture. One cheap step of the folded tower goes
     before, so that no replay sees a clean picture. Texts are encoded once and learn in the last replay.
     """
-    recipe, model, device = run.recipe, run.model, run.device
-    rows = draw_rows(run.bank, recipe.batch * (4 if device.type == "cuda" else 1), run.rng)
-    image, truths = make_views(run.bank, rows, recipe.crops, size=recipe.size, rng=run.rng)
-    captions, caption_codes = draw_texts(run, truths)
-    targets = Targets.compare(run.codes.encode(truths, UNKNOWN).to(device), caption_codes.to(device))
-    radius = run.radius
+    recipe, model, radius = run.recipe, run.model, run.radius
     for group in run.optimizer.param_groups:
         group["lr"] = recipe.rate * pace(run.steps, progress)
-    with torch.autocast(device.type, torch.bfloat16):
-        texts = encode_all(run, captions)
-        fixed = texts.detach()
-        if radius:
-            scale, frozen = model.logit_scale.exp().detach(), freeze_image_tower(model.eval(), torch.bfloat16)
-            delta = attack(
-                image, lambda x: picture_loss(scale * frozen(x).float() @ fixed.T.float(), targets),
-                radius=radius, steps=1, share=0.7, rng=run.rng,
-            ) - image  # fmt: skip
-        else:
-            delta = torch.zeros_like(image)
+    batch = draw_batch(run)
+    delta = first_attack(run, batch)
     model.train()
     for replay in range(recipe.replays if radius else 1):
         last = replay + 1 == (recipe.replays if radius else 1)
-        delta.requires_grad = not last
-        with torch.autocast(device.type, torch.bfloat16):
-            features = encode_image(model, image + delta)
-            logits = (model.logit_scale.exp() * features @ (texts if last else fixed).T).float()
-        loss = picture_loss(logits, targets) + 0.5 * text_loss(logits, targets)
+        delta.requires_grad = bool(radius)
+        loss, logits = losses_of(run, batch, delta, last=last)
         learn(run, loss)
         if delta.grad is not None:
-            delta = climb(image, delta.detach(), delta.grad, radius=radius, step=0.7 * radius)
-    run.steps, run.views = run.steps + 1, run.views + len(rows)
-    right = (logits[:, -len(run.codes.names) :].argmax(1) == targets.names).float().mean().item()
+            delta = climb_on(run, batch, delta.detach(), delta.grad)
+    if run.mirages is not None:
+        run.mirages.keep(delta[batch.real :])
+    run.steps, run.views = run.steps + 1, run.views + batch.real
+    right = (logits[:, -len(run.codes.names) :].argmax(1) == batch.targets.names).float().mean().item()
     if radius:
         run.radius = strengthen(radius, right, recipe)
     return {"loss": loss.item(), "right": right, "radius": radius, "scale": model.logit_scale.exp().item()}
+
+
+def climb_on(run: Run, batch: Batch, delta: Tensor, gradient: Tensor) -> Tensor:
+    """The next disturbance: real pictures inside their ball, chains wherever the similarity rises."""
+    real = batch.real
+    near = climb(batch.image[:real], delta[:real], gradient[:real], radius=run.radius, step=0.7 * run.radius)
+    far = delta[real:] if run.mirages is None else run.mirages.move(delta[real:], gradient[real:])
+    return torch.cat((near, far))
 
 
 def learn(run: Run, loss: Tensor) -> None:
@@ -151,7 +214,7 @@ def learn(run: Run, loss: Tensor) -> None:
     loss.backward()
     torch.nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)
     run.optimizer.step()
-    run.model.logit_scale.data.clamp_(math.log(4), math.log(50))
+    run.model.logit_scale.data.clamp_(math.log(4), math.log(run.recipe.sharpest))
     follow(run.average, run.model, min(0.998, run.steps / (run.steps + 20)))
 
 

@@ -29,6 +29,8 @@ class Crops:
     perspective: float = 0.12
     flip: float = 0.25
     noise: float = 0.04
+    haze: float = 0.0  # share of the pictures with noise of up to `fog` on top: then only large areas can be trusted
+    fog: float = 0.5
     erase: float = 0.15
     jitter: float = 0.08
     white: float = 0.35
@@ -177,4 +179,17 @@ def _disturb(image: torch.Tensor, crops: Crops, rng: torch.Generator) -> torch.T
     line = torch.arange(size) / size
     hole = (line >= corner[..., None]) & (line < (corner + side)[..., None])
     mask = (hole[:, 0, :, None] & hole[:, 1, None, :])[:, None].to(device)
-    return torch.where(mask, torch.rand(count, 3, 1, 1, generator=rng).to(device), image).clamp(0, 1)
+    whole = torch.where(mask, torch.rand(count, 3, 1, 1, generator=rng).to(device), image).clamp(0, 1)
+    return cloud(whole, crops, rng)
+
+
+def cloud(image: torch.Tensor, crops: Crops, rng: torch.Generator) -> torch.Tensor:
+    """Strong noise, not clipped, on a share of the pictures: edges drown in it, the colour of areas does not.
+
+    Without it guides look at outlines alone and leave the inside of things as it was.
+    """
+    if not crops.haze:
+        return image
+    count = len(image)
+    strength = _uniform((count, 1, 1, 1), 0, crops.fog, rng) * (torch.rand(count, 1, 1, 1, generator=rng) < crops.haze)
+    return image + (torch.randn(image.shape, generator=rng) * strength).to(image.device)

@@ -10,7 +10,8 @@ from typing import Any
 from PIL import Image
 
 from vqclip import images
-from vqclip.job import Result, Step
+from vqclip.backends.vqgan import VQGANBackend
+from vqclip.job import InputError, Result, Step
 from vqclip.run import Session
 
 
@@ -56,7 +57,11 @@ def generate(include: Any = None, exclude: Any = (), extras: Any = (), **setting
 def steps(include: Any = None, exclude: Any = (), extras: Any = (), **settings: Any) -> Iterator[Step]:
     """Yield every Step of one picture: the untouched start first, the result last. Arguments as `generate`.
 
-    The models are loaded and the settings checked at the call; stopping early is `break`.
+    The models are loaded and the settings checked at the call; stopping early is `break`. Of the vqgan backend only:
+    diffusion owns its own loop.
     """
     session = Session.of({"include": include, "exclude": exclude, "extras": extras, **settings})
-    return session.studio.backend.steps(session.job)
+    backend = session.studio.backend
+    if not isinstance(backend, VQGANBackend):
+        raise InputError("backend: steps are for vqgan; generate() makes pictures with every backend")
+    return backend.steps(session.job)

@@ -1,4 +1,4 @@
-"""From a config to loaded models: device and precision, generator, guides, judge, and what is known of them."""
+"""From a config to loaded models: device and precision, backend, judge, and what is known of them."""
 
 from __future__ import annotations
 
@@ -6,31 +6,33 @@ import os
 import platform
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from vqclip import images
-from vqclip.backends.vqgan import Recipe, VQGANBackend
+from vqclip.backends import Backend
 from vqclip.compare.judge import Judge, distractors
 from vqclip.config import Config
-from vqclip.crops import CropSpec
 from vqclip.job import InputError, Job
-from vqclip.models import Perceptor, catalogue, clip, open_clip, vqgan
-from vqclip.models.weights import Weights, find, load
-from vqclip.preflight import check_files
+from vqclip.makers import make
+from vqclip.models import Perceptor
+from vqclip.models.weights import load
+from vqclip.perceptors import locate, perceptor
+from vqclip.place import Place
 
-PACKAGES = ("vqclip", "torch", "openai-clip", "taming-transformers", "kornia", "numpy", "pillow", "imageio-ffmpeg")
+PACKAGES = (
+    "vqclip", "torch", "openai-clip", "taming-transformers", "kornia", "diffusers", "transformers", "numpy", "pillow",
+    "imageio-ffmpeg",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Studio:
     """The models of a config, loaded once, and what is known about them."""
 
-    backend: VQGANBackend
+    backend: Backend
     judge: Perceptor | None
     judge_name: str
     self_scored: bool
@@ -40,11 +42,24 @@ class Studio:
         """The judge of a job's prompts, None when the config names no judge."""
         if self.judge is None:
             return None
-        against = [prompt.text for prompt in job.exclude]
-        rivals = distractors(job.title)
-        return Judge(
-            self.judge, self.judge_name, job.title, exclude=against, distractors=rivals, self_scored=self.self_scored
-        )
+        return judge_for(job, self.judge, self.judge_name, self_scored=self.self_scored)
+
+
+def judge_for(job: Job, eye: Perceptor, name: str, *, self_scored: bool = False) -> Judge:
+    """A judge of a job's prompts who looks with `eye`."""
+    against = [prompt.text for prompt in job.exclude]
+    return Judge(eye, name, job.title, exclude=against, distractors=distractors(job.title), self_scored=self_scored)
+
+
+def open_judge(config: Config, note: Callable[[str], None]) -> tuple[Callable[[Job], Judge | None], str]:
+    """Load a config's judge alone: what makes a judge for a job, and the SHA-256 of its file."""
+    if config.judge is None:
+        raise InputError("judge: none; a comparison needs one, for example judge=starter")
+    device = pick_device(config.device)
+    file = load(locate(config.judge, "judge", note))
+    place = Place(device, pick_dtype(config.precision, device), config.too_long, _once(note))
+    eye = perceptor(config.judge, file, place)
+    return (lambda job: judge_for(job, eye, file.name)), file.sha256
 
 
 def open_studio(config: Config, note: Callable[[str], None] = warnings.warn) -> Studio:
@@ -54,69 +69,24 @@ def open_studio(config: Config, note: Callable[[str], None] = warnings.warn) -> 
     device = pick_device(config.device)
     dtype = pick_dtype(config.precision, device)
 
-    def perceptor(name: str, weights: Weights) -> Perceptor:
-        named = _open_clip_name(name)
-        if named is not None:
-            net = open_clip.build(weights.state, model=named.model, tag=named.tag)
-            return open_clip.OpenClipPerceptor(
-                net, model=named.model, device=device, dtype=dtype, too_long=config.too_long, notice=note
-            )
-        ids = weights.state.get("token_ids")
-        return clip.ClipPerceptor(
-            clip.build(weights.state), device=device, dtype=dtype, token_ids=ids, too_long=config.too_long, notice=note
-        )
-
-    guide_paths = [_locate(guide.model, "guide", note) for guide in config.guides]
-    judge_path = _locate(config.judge, "judge", note) if config.judge else None
-    generator_path = _locate(config.generator, "generator", note)
-    check_files([generator_path, *guide_paths, *([judge_path] if judge_path else [])], device)
-    files = [load(path) for path in guide_paths]
+    place = Place(device, dtype, config.too_long, note)
+    judge_path = locate(config.judge, "judge", note) if config.judge else None
+    made = make(config, place, [judge_path] if judge_path else [])
     judge_file = load(judge_path) if judge_path else None
-    made_by = load(generator_path)
-    network = vqgan.build(made_by.state, groups=vqgan.groups_of(made_by.metadata))
-    generator = vqgan.VQGAN(network, device=device, dtype=dtype, pull=config.optimizer.pull)
-    recipe = _recipe(config, generator)
-    guides = [perceptor(guide.model, file) for guide, file in zip(config.guides, files, strict=True)]
-    backend = VQGANBackend(generator, guides, [guide.weight for guide in config.guides], recipe=recipe)
-    hashes = {f"guide {i}": file.sha256 for i, file in enumerate(files)} | {"generator": made_by.sha256}
     return Studio(
-        backend,
-        perceptor(str(config.judge), judge_file) if judge_file else None,
+        made.backend,
+        perceptor(str(config.judge), judge_file, place) if judge_file else None,
         judge_file.name if judge_file else "",
-        judge_file is not None and judge_file.sha256 in hashes.values(),
+        judge_file is not None and judge_file.sha256 in made.hashes.values(),
         {
             "versions": {name: _version(name) for name in PACKAGES} | {"python": platform.python_version()},
-            "weights": hashes | ({"judge": judge_file.sha256} if judge_file else {}),
-            "models": [f.name for f in (made_by, *files, *([judge_file] if judge_file else []))],
+            "weights": {**made.hashes} | ({"judge": judge_file.sha256} if judge_file else {}),
+            "models": [*made.models, *([judge_file.name] if judge_file else [])],
             "device": str(device),
             "precision": str(dtype).removeprefix("torch."),
             "threads": torch.get_num_threads(),
         },
     )
-
-
-def _locate(name: str, role: str, note: Callable[[str], None]) -> Path:
-    """The weight file that a config value names; what has to be fetched for it is noted at every tenth."""
-
-    def fetched(done: int, total: int | None) -> None:
-        if total:
-            note(f"{name}: {10 * (10 * done // total)} % of {total / 1e6:.0f} MB fetched")
-
-    named = _open_clip_name(name)
-    return find(named.path if named is not None and named.path else name, role=role, on_progress=fetched)
-
-
-def _open_clip_name(name: str) -> open_clip.Named | None:
-    """Architecture and tag when the value names an open_clip model: by prefix, or by its catalogue name."""
-    if name.startswith(open_clip.PREFIX):
-        return open_clip.parse(name)
-    if name.startswith("starter") or Path(name).is_file():
-        return None
-    try:
-        entry = catalogue.entry(name)
-    except InputError:  # a path that does not exist, or a typo: `find` says so
-        return None
-    return open_clip.Named(entry.extra["model"], entry.extra["tag"], "") if entry.kind == "open_clip" else None
 
 
 def _cores() -> int:
@@ -141,27 +111,6 @@ def _version(package: str) -> str:
         return version(package)
     except ModuleNotFoundError:  # vqclip itself, run from a checkout that is not installed
         return "checkout"
-
-
-def _recipe(config: Config, generator: vqgan.VQGAN) -> Recipe:
-    start, rates, weights = config.start, config.optimizer, config.losses
-    if start.kind == "image" and start.image is None:
-        raise InputError("start.image: kind 'image' needs the path of a picture")
-    generator.grid(config.size)
-    picture = images.fit(images.read(Path(start.image)), config.size) if start.image else None
-    return Recipe(
-        crops=CropSpec(**asdict(config.crops)),
-        start=start.kind,
-        cells=start.cells,
-        contrast=start.contrast,
-        image=None if picture is None else images.from_pil(picture),
-        optimizer=rates.name,
-        rate=rates.lr,
-        rate_end=rates.lr_end,
-        weight_decay=rates.weight_decay,
-        average=config.average,
-        **asdict(weights),
-    )
 
 
 def pick_device(wanted: str) -> torch.device:

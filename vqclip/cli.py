@@ -169,6 +169,31 @@ def rerun(picture: Path, overrides: tuple[str, ...], display: Any) -> None:
 
 
 @commands.command()
+@click.argument("arguments", metavar="CONFIG|RUN... [KEY=VALUE]...", nargs=-1)
+@_display_options
+def compare(arguments: tuple[str, ...], display: Any) -> None:
+    """Compare the variants of a CONFIG file, or finished RUN folders, on one page.
+
+    The same command goes on with a comparison that was stopped.
+    """
+    from vqclip import config
+
+    runs = [Path(each) for each in arguments if os.path.isdir(each)]
+    rest = [each for each in arguments if not os.path.isdir(each)]
+    if runs:
+        from vqclip import contest
+
+        place = contest.compare_runs(runs, rest, display)
+    else:
+        loaded = config.load(*split_arguments(rest))  # bad input ends here, before torch is imported
+        from vqclip import contest
+
+        place = contest.compare(loaded, display)
+    for name in ("report.html", "report.json", "contact-sheet.png"):
+        click.echo(str(place / name))
+
+
+@commands.command()
 @click.argument("folder", metavar="RUN_FOLDER", type=click.Path(path_type=Path))
 @click.option("--fps", type=click.IntRange(1, 120), help="Frames a second.")
 @click.option("--seconds", type=click.FloatRange(0.1, 600), callback=_finite, help="Length, instead of --fps.")

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -21,17 +21,17 @@ from omegaconf import OmegaConf
 from vqclip.document import MAX_BYTES, Node, clean, parse, plain, read
 from vqclip.job import InputError, Prompt
 from vqclip.layers import Layer, read_layer, read_override, read_text
-from vqclip.schema import MAX_PROMPTS, MAX_SEED, Config, Guide, Picture, leaves
+from vqclip.schema import MAX_PROMPTS, MAX_SEED, Config, Guide, Picture, Reference, Variant, leaves
 
 __all__ = [
-    "Config", "Guide", "Loaded", "Picture", "digest", "explain", "from_mapping", "load", "load_over",
-    "pictures", "to_mapping", "to_yaml",
+    "Config", "Guide", "Loaded", "Picture", "Reference", "Variant", "digest", "explain", "from_mapping", "load",
+    "load_over", "pictures", "to_mapping", "to_yaml",
 ]  # fmt: skip
 
 _MAX_BASE_DEPTH = 8
 _MAX_FILES = 64
 # Replaced whole and merged here: prompt texts never meet OmegaConf, which would read "${...}" in them.
-_RECORDS = ("include", "exclude", "extras", "prompts", "guides")
+_RECORDS = ("include", "exclude", "extras", "images", "prompts", "variants", "guides")
 
 
 @dataclass(frozen=True)
@@ -129,29 +129,38 @@ def _assemble(layers: list[Layer]) -> tuple[Config, dict[str, str]]:
 
 def _agree(config: Config, origins: Mapping[str, str]) -> None:
     """Checks between keys."""
+    for wrong, key, message in (*_start_conflicts(config), *_prompt_conflicts(config, origins)):
+        if wrong:
+            raise InputError(f"{origins[key]}: {key}: {message}")
 
-    def refuse(key: str, message: str) -> InputError:
-        return InputError(f"{origins[key]}: {key}: {message}")
 
-    if config.include and config.prompts:
-        raise refuse("include", f"given besides prompts ({origins['prompts']}); one of the two is allowed")
-    if not config.include and not config.prompts:
-        raise refuse("include", "no prompt; include or prompts is needed, for example include='red apple'")
-    if config.start.kind == "image" and config.start.image is None:
-        raise refuse("start.kind", "image without a picture; start.image is needed")
-    if config.start.kind != "image" and config.start.image is not None:
-        raise refuse("start.image", f"given with kind {config.start.kind}; start.kind image is needed")
-    if config.crops.scale[0] > config.crops.scale[1]:
-        raise refuse("crops.scale", f"got {list(config.crops.scale)}; the smaller number comes first")
-    if config.seed + max(len(config.prompts) - 1, 0) > MAX_SEED:
-        raise refuse("seed", f"got {config.seed}; with {len(config.prompts)} pictures it passes {MAX_SEED}")
+def _start_conflicts(config: Config) -> Iterator[tuple[bool, str, str]]:
+    """(whether it is so, the key to blame, what is wrong) for everything about the start and the crops."""
+    kind, image, maker = config.start.kind, config.start.image, config.start.backend
+    yield kind == "image" and image is None, "start.kind", "image without a picture; start.image is needed"
+    yield kind != "image" and image is not None, "start.image", f"given with kind {kind}; start.kind image is needed"
+    unmatched = (kind == "backend") != (maker is not None)
+    yield unmatched, "start.backend", f"{maker or 'none'} with kind {kind}; give both or neither"
+    yield maker == config.backend, "start.backend", f"{maker} makes the picture too; another backend is needed"
+    bare = config.kandinsky.mask is not None and kind not in ("image", "backend")
+    yield bare, "kandinsky.mask", "given without a start picture; start.kind image or backend is needed"
+    scale = config.crops.scale
+    yield scale[0] > scale[1], "crops.scale", f"got {list(scale)}; the smaller number comes first"
+
+
+def _prompt_conflicts(config: Config, origins: Mapping[str, str]) -> Iterator[tuple[bool, str, str]]:
+    """The same for everything about prompts, their number and their length."""
+    both, neither = config.include and config.prompts, not config.include and not config.prompts
+    yield bool(both), "include", f"given besides prompts ({origins['prompts']}); one of the two is allowed"
+    yield neither, "include", "no prompt; include or prompts is needed, for example include='red apple'"
+    last = config.seed + max(len(config.prompts), config.seeds) - 1
+    yield last > MAX_SEED, "seed", f"got {config.seed}; with {len(config.prompts)} pictures it passes {MAX_SEED}"
     every: list[Config | Picture] = [config, *config.prompts]
     number = sum(len(each.include + each.exclude + each.extras) for each in every)
     longest = "prompts" if config.prompts else "include"
-    if number > MAX_PROMPTS:
-        raise refuse(longest, f"{number} prompts in all; at most {MAX_PROMPTS} are allowed")
-    if (size := len(to_yaml(config).encode())) > MAX_BYTES:
-        raise refuse(longest, f"{size} bytes with all prompts written out; at most {MAX_BYTES} are allowed")
+    yield number > MAX_PROMPTS, longest, f"{number} prompts in all; at most {MAX_PROMPTS} are allowed"
+    size = len(to_yaml(config).encode())
+    yield size > MAX_BYTES, longest, f"{size} bytes with all prompts written out; at most {MAX_BYTES} are allowed"
 
 
 def pictures(config: Config) -> tuple[Picture, ...]:
@@ -195,7 +204,8 @@ def _flow(value: Any) -> str:
 
 
 def _short(name: str, record: dict[str, Any]) -> Any:
-    return record if name == "guides" else _short_picture(record) if name == "prompts" else _short_prompt(record)
+    shorten = {"prompts": _short_picture, "include": _short_prompt, "exclude": _short_prompt, "extras": _short_prompt}
+    return shorten[name](record) if name in shorten else record
 
 
 def _short_prompt(prompt: dict[str, Any]) -> Any:

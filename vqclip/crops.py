@@ -32,8 +32,9 @@ class CropSpec:
     scale: range of a detail crop's side over the picture's short side.
     rotate: largest rotation in degrees. perspective: largest perspective term, in [0, 0.4].
     flip: probability of a horizontal flip. colour: strength of the colour matrix in [0, 0.5].
-    erase: probability of an erased rectangle. noise: largest standard deviation of added noise.
-    pad: what lies outside the picture. augment: names of kornia augmentations applied afterwards.
+    erase: probability of an erased rectangle. pad: what lies outside the picture.
+    noise: largest standard deviation of added noise, noise_end: the same at the last step (None: no change).
+    augment: names of kornia augmentations applied afterwards.
     """
 
     method: str
@@ -49,6 +50,7 @@ class CropSpec:
     noise: float
     pad: str
     augment: tuple[str, ...] = ()
+    noise_end: float | None = None
 
 
 @dataclass(frozen=True)
@@ -84,22 +86,22 @@ class Cropper:
         self.spec = spec
         self._augment: Callable[[Tensor, int], Tensor] | None = kornia_chain(spec.augment) if spec.augment else None
 
-    def draw(self, rng: torch.Generator, *, width: int, height: int) -> CropPlan:
-        """Draw the parameters of one step for a picture of `width` x `height` pixels."""
+    def draw(self, rng: torch.Generator, *, width: int, height: int, progress: float = 0.0) -> CropPlan:
+        """Draw one step's parameters for `width` x `height` pixels; `progress` of the run is in [0, 1]."""
         spec, n = self.spec, self.spec.count
+        fading = 0.0 if spec.noise_end is None else progress * (spec.noise_end - spec.noise)
         u = torch.rand(n, _DRAWS, generator=rng).unbind(1)
         seed = int(torch.randint(2**62, (), generator=rng))
         homography, side = _geometry(spec, u, width=width, height=height)
-        starts = range(0, n, spec.chunk)
         return CropPlan(
             homography=homography,
             side=side,
             colour=_colour(spec.colour, u[10:14]),
             erased=_rectangle(spec.erase, u[14:19]),
             fill=u[19],
-            noise=spec.noise * u[9],
+            noise=(spec.noise + fading) * u[9],
             seed=seed,
-            chunks=tuple(range(s, min(s + spec.chunk, n)) for s in starts),
+            chunks=tuple(range(s, min(s + spec.chunk, n)) for s in range(0, n, spec.chunk)),
         )
 
     def cut(self, image: Tensor, plan: CropPlan, part: range, *, size: int) -> Tensor:
@@ -178,9 +180,7 @@ def _geometry(spec: CropSpec, u: tuple[Tensor, ...], *, width: int, height: int)
     detail = (low + (high - low) * u[0]) * min(width, height)
     side = torch.where(overview, (1 + 0.1 * u[0]) * max(width, height), detail)
     # A window stays inside the picture where it fits; where it does not, it is centred with 5 % play.
-    centre_x = _centre(u[1], side, width)
-    centre_y = _centre(u[2], side, height)
-
+    centre_x, centre_y = _centre(u[1], side, width), _centre(u[2], side, height)
     zero, one = torch.zeros(n), torch.ones(n)
     window = _matrices(
         [side / width, zero, 2 * centre_x / width - 1, zero, side / height, 2 * centre_y / height - 1, zero, zero, one]
@@ -219,18 +219,18 @@ def _colour(strength: float, u: tuple[Tensor, ...]) -> Tensor:
     axis = 1 / math.sqrt(3)
     cross = axis * torch.tensor([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]])
     rotate = angle.cos() * torch.eye(3) + angle.sin() * cross + (1 - angle.cos()) / 3
-    offset = 0.5 * (1 - k) + (strength * bright)[:, None, None]
-    return torch.cat([k * (saturate @ rotate), offset.expand(-1, 3, 1)], dim=2)
+    offset = (0.5 * (1 - k) + (strength * bright)[:, None, None]).expand(-1, 3, 1)
+    return torch.cat([k * (saturate @ rotate), offset], dim=2)
 
 
 def _rectangle(probability: float, u: tuple[Tensor, ...]) -> Tensor:
     """Area 5 to 25 % of the crop, aspect 1:2 to 2:1, anywhere inside; empty where not drawn."""
     area = 4 * (0.05 + 0.2 * u[1])  # of the 2 x 2 square of normalised coordinates
     aspect = (2 * u[2] - 1).exp2()
-    w, h = (area * aspect).sqrt(), (area / aspect).sqrt()
-    left, top = -1 + u[3] * (2 - w), -1 + u[4] * (2 - h)
     drawn = u[0] < probability
-    return torch.stack([left, top, torch.where(drawn, left + w, left), torch.where(drawn, top + h, top)], dim=1)
+    w, h = (torch.where(drawn, side, 0.0) for side in ((area * aspect).sqrt(), (area / aspect).sqrt()))
+    left, top = -1 + u[3] * (2 - w), -1 + u[4] * (2 - h)
+    return torch.stack([left, top, left + w, top + h], dim=1)
 
 
 def _erase(crops: Tensor, erased: Tensor, fill: Tensor) -> Tensor:

@@ -11,7 +11,8 @@ from typing import Any
 
 from vqclip.document import Node, clean, from_json, scalar, show
 from vqclip.job import InputError, Prompt
-from vqclip.schema import Config, Guide, Key, Picture, keys, leaves
+from vqclip.keys import Key
+from vqclip.schema import Config, Guide, Picture, Reference, Variant, keys, leaves
 
 _OVERRIDE = "override"
 _PROMPT: dict[str, Key] = {
@@ -20,6 +21,9 @@ _PROMPT: dict[str, Key] = {
     "stop": Key("stop", float, "one", None, "distance of rest", optional=True, low=0.0, high=math.pi**2 / 2),
 }
 _MAX_LIST = 64
+# Records that a text can stand for, and the field that the text then fills.
+_SHORT = {Prompt: "text", Guide: "model", Reference: "image", Variant: "backend"}
+_RECORDS = (*_SHORT, Picture)
 # Control characters, lone surrogates, blank text, and what OmegaConf would not take literally: ${ and ???.
 _UNFIT = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]|\$\{|^\?\?\?$|^\s*$")
 
@@ -80,7 +84,7 @@ def read_override(text: str) -> Layer:
 
 def _override_node(raw: str, key: Key) -> Node:
     whole = Node(raw, _OVERRIDE, raw)
-    if key.kind in (Prompt, Picture, Guide):
+    if key.kind in _RECORDS:
         return from_json(raw, _OVERRIDE, records=True) or (Node([whole], _OVERRIDE) if key.kind is Picture else whole)
     if key.shape == "one":
         return Node(raw if key.kind is str else scalar(raw), _OVERRIDE, raw)
@@ -108,7 +112,7 @@ def read_value(node: Node, key: Key, path: str) -> Any:
     """One leaf as the plain value that the schema's dataclass holds."""
     if key.optional and (node.value is None or node.value == "none"):
         return None
-    if key.kind in (Prompt, Picture, Guide):
+    if key.kind in _RECORDS:
         return _records(node, key, path)
     if key.shape == "one":
         return _one(node, key, path)
@@ -145,19 +149,24 @@ def read_text(node: Node) -> bool:
 
 
 def _records(node: Node, key: Key, path: str) -> tuple[Any, ...]:
-    """A list of prompts, pictures or guides; a single text stands for a list of one."""
+    """A list of prompts, pictures, guides and the like; a single text stands for a list of one."""
     single = node.text is not None and key.kind is not Picture
     if single and node.text == "" and key.kind is Prompt and not key.nonempty and key.path != "include":
         return ()
     if not single and not isinstance(node.value, list):
         raise node.refuse(path, f"{'' if key.kind is Picture else 'a text or '}a list is needed")
-    read = {Prompt: _prompt, Picture: _picture, Guide: _guide}[key.kind]
     each = [(path, node)] if single else [(f"{path}[{i}]", item) for i, item in enumerate(node.value)]
     if key.nonempty and not each:
         raise node.refuse(path, "at least one is needed")
-    if key.kind is Guide and len(each) > _MAX_LIST:
+    if key.kind not in (Prompt, Picture) and len(each) > _MAX_LIST:
         raise node.refuse(path, f"at most {_MAX_LIST} are allowed")
-    return tuple(read(item, place) for place, item in each)
+    return tuple(_record(key.kind, item, place) for place, item in each)
+
+
+def _record(kind: Any, node: Node, path: str) -> Any:
+    if kind is Prompt:
+        return _prompt(node, path)
+    return _picture(node, path) if kind is Picture else _short(kind, node, path)
 
 
 def _prompt(node: Node, path: str) -> Prompt:
@@ -187,10 +196,14 @@ def _picture(node: Node, path: str) -> Picture:
     return Picture(**values)
 
 
-def _guide(node: Node, path: str) -> Guide:
-    known = {name: key for name, key in keys(Guide).items() if isinstance(key, Key)}
-    fields = {"model": node} if node.text is not None else _fields(node, path, known)
-    return Guide(**{name: read_value(each, known[name], f"{path}.{name}") for name, each in fields.items()})
+def _short(kind: Any, node: Node, path: str) -> Any:
+    """A guide, reference or variant: a mapping of its fields, or the text that fills its first one."""
+    known = {name: key for name, key in keys(kind).items() if isinstance(key, Key)}
+    fields = {_SHORT[kind]: node} if node.text is not None else _fields(node, path, known)
+    if known[_SHORT[kind]].nonempty and _SHORT[kind] not in fields:
+        raise InputError(f"{node.where}: {path}: no {_SHORT[kind]}; each needs one")
+    values = {name: read_value(each, known[name], f"{path}.{name}") for name, each in fields.items()}
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
 def _fields(node: Node, path: str, known: dict[str, Key]) -> dict[str, Node]:

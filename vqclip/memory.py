@@ -1,12 +1,13 @@
 """How much memory there is and how much of it this process holds, on a CPU or a CUDA device.
 
-Asks the system each time; changes nothing.
+Asks the system each time; changes nothing but, on request, the peak it counts from.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 import torch
@@ -47,6 +48,15 @@ def held(device: torch.device) -> tuple[int, int]:
 
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return most, most
+
+
+def forget_peak(device: torch.device) -> None:
+    """Let the second number of `held` begin anew from what is held now, where the system allows that."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with suppress(OSError):  # Linux: 5 resets VmHWM (proc(5), clear_refs)
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def gigabytes(size: int) -> str:

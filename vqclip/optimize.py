@@ -59,7 +59,7 @@ def optimize(
         terms: dict[str, Tensor] = {}
         learning = index < steps
 
-        plan = cropper.draw(rng, width=image.shape[-1], height=image.shape[-2])
+        plan = cropper.draw(rng, width=image.shape[-1], height=image.shape[-2], progress=index / max(1, steps))
         for part in plan.chunks:
             embeds = [eye.embed_image(cropper.cut(canvas, plan, part, size=eye.size)) for eye in perceptors]
             view = View(index, source, canvas, embeds)

@@ -15,9 +15,13 @@ import torch
 
 from vqclip import config as configs
 from vqclip.assemble import Studio, open_studio
+from vqclip.backends.vqgan import VQGANBackend
 from vqclip.compare.judge import Judge
+from vqclip.compare.page import write_run_page
 from vqclip.config import Config, Loaded
 from vqclip.job import InputError, Job, Result, Step
+from vqclip.makers import job_of
+from vqclip.memory import forget_peak, held
 from vqclip.preflight import preflight
 from vqclip.progress import Progress
 from vqclip.record import folder as folders
@@ -48,7 +52,7 @@ class Session:
         config = configs.from_mapping(given, source="settings")
         if config.prompts:
             raise InputError("settings: `prompts` makes several pictures; call once per picture")
-        return cls(open_studio(config), _job(config))
+        return cls(open_studio(config), job_of(config))
 
     def judge(self) -> Judge | None:
         """The judge of this job's prompts, None when the config names no judge."""
@@ -66,24 +70,41 @@ def run(loaded: Loaded, progress: Progress, studio: Studio | None = None) -> lis
     studio = studio or open_studio(loaded.config, progress.note)
     singles = _singles(loaded.config)
     for single in singles:
-        studio.backend.check(_job(single))
+        studio.backend.check(job_of(single))
     _forecast(studio, singles[0], progress)
     results = []
-    with _stop_on_signal() as stop:
+    with stop_on_signal() as stop:
         for number, single in enumerate(singles, start=1):
-            job, digest = _job(single), configs.digest(single)
-            place = folders.claim(Path(single.outputs), name=single.name, slug_from=job.title, digest=digest)
-            folders.write_text(place / "config.yaml", loaded.text or configs.to_yaml(loaded.config))
-            folders.write_text(place / "config.resolved.yaml", configs.to_yaml(single))
-            progress.begin(job, place, len(singles), number)
-            results.append(_record(single, job, studio, place=place, progress=progress, stop=stop))
-            progress.end(results[-1])
+            text = loaded.text or configs.to_yaml(loaded.config)
+            results.append(make_picture(single, text, studio, progress, stop=stop, number=(number, len(singles))))
     return results
+
+
+def make_picture(
+    single: Config, text: str, studio: Studio, progress: Progress, *, stop: threading.Event, number: tuple[int, int]
+) -> Result:
+    """One picture in a run folder of its own, with its page.
+
+    Args:
+        single: a complete config of one picture. text: the config as the user gave it.
+        stop: set by a signal. number: which picture this is, of how many.
+    """
+    job, digest = job_of(single), configs.digest(single)
+    place = folders.claim(Path(single.outputs), name=single.name, slug_from=job.title, digest=digest)
+    folders.write_text(place / "config.yaml", text)
+    folders.write_text(place / "config.resolved.yaml", configs.to_yaml(single))
+    progress.begin(job, place, number[1], number[0])
+    result = _record(single, job, studio, place=place, progress=progress, stop=stop)
+    write_run_page(place)
+    progress.end(result)
+    return result
 
 
 def _forecast(studio: Studio, single: Config, progress: Progress) -> None:
     """Say what a step will take, from a measured small one; ResourceError when it cannot fit."""
     backend = studio.backend
+    if not isinstance(backend, VQGANBackend):
+        return  # a denoising step is not measured before the run
     crops = backend.recipe.crops
     progress.note(preflight(backend.generator, backend.guides, crops, size=single.size, steps=single.steps).line)
 
@@ -99,6 +120,8 @@ def _singles(config: Config) -> list[Config]:
             exclude=picture.exclude,
             extras=picture.extras,
             prompts=(),
+            variants=(),
+            seeds=1,
             seed=picture.seed or 0,
             threads=torch.get_num_threads(),
             name=f"{str(config.name)[:74]}-{number}" if numbered else config.name,
@@ -130,10 +153,6 @@ def _mapping(value: object, picture: Path) -> Mapping[str, Any]:
     return value
 
 
-def _job(config: Config) -> Job:
-    return Job(config.include, config.exclude, config.extras, config.size, config.steps, config.seed)
-
-
 def _record(
     config: Config, job: Job, studio: Studio, *, place: Path, progress: Progress, stop: threading.Event
 ) -> Result:
@@ -162,15 +181,30 @@ def _record(
         if stop.is_set():
             raise Interrupted(place)
 
+    device = torch.device(studio.facts["device"])
+    forget_peak(device)
     with recorder:
         result = studio.backend.generate(job, on_step)
+        peak = held(device)[1]
         result = replace(result, folder=place, verdict=judge.judge(result.image) if judge else None)
-        recorder.finish(result)
+        recorder.finish(result, facts={**result.facts, "peak_memory_bytes": peak, "changed": _changed(config)})
     return result
 
 
+def _changed(config: Config) -> dict[str, Any]:
+    """Dotted key -> default value, for every setting that is not the default."""
+    default = configs.to_mapping(Config())
+    found: dict[str, Any] = {}
+    for name, value in configs.to_mapping(config).items():
+        pairs = [(f"{name}.{key}", each, default[name][key]) for key, each in value.items()] if isinstance(
+            value, dict
+        ) else [(name, value, default[name])]  # fmt: skip
+        found |= {key: before for key, now, before in pairs if now != before}
+    return found
+
+
 @contextmanager
-def _stop_on_signal() -> Iterator[threading.Event]:
+def stop_on_signal() -> Iterator[threading.Event]:
     """The first SIGINT or SIGTERM lets the current step finish; a second SIGINT ends at once."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():

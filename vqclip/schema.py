@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from vqclip.job import Prompt
+from vqclip.keys import Key, key
 
 MAX_PROMPTS = 256  # in all; keeps every resolved config within the size limits of a config file
 MAX_SEED = 2**63 - 1
+BACKENDS = ("vqgan", "kandinsky", "stable-diffusion")
 AUGMENTATIONS = (
     "affine", "perspective", "colour_jitter", "erasing", "sharpness", "gaussian_noise",
     "rotation", "elastic", "thin_plate", "crop", "resized_crop", "flip",
@@ -22,17 +23,29 @@ AUGMENTATIONS = (
 _NAME = r"(?!(?i:con|prn|aux|nul|com[0-9]|lpt[0-9])(\.|$))(?!\.)[A-Za-z0-9._-]{1,80}"
 
 
-def key(default: Any, doc: str, **limits: Any) -> Any:
-    """A dataclass field with its doc line and its limits, which are the fields of `Key` from `low` on."""
-    return field(default=default, metadata={"doc": doc, **limits})
-
-
 @dataclass(frozen=True)
 class Guide:
     """A CLIP model that steers the picture."""
 
     model: str = key("starter", '"starter" or a path to a checkpoint')
     weight: float = key(1.0, "share of this model among the guides", above=0.0, high=1000.0)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A picture that the result should resemble."""
+
+    image: str = key("", "path of the picture", nonempty=True)
+    weight: float = key(1.0, "factor, as for a prompt", low=0.0, high=1e6)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One column of a comparison: the config with some settings of its own."""
+
+    backend: str = key("vqgan", "what draws", choices=BACKENDS, nonempty=True)
+    name: str | None = key(None, "its heading; none = the backend")
+    set: tuple[str, ...] = key((), "settings of its own, each key=value as on the command line")
 
 
 @dataclass(frozen=True)
@@ -47,10 +60,14 @@ class Picture:
 
 @dataclass(frozen=True)
 class Start:
-    """The latent before the first step."""
+    """The latent, or for diffusion the picture, before the first step."""
 
-    kind: str = key("smooth", "what the latent is made of", choices=("smooth", "noise", "mean", "image"))
+    kind: str = key(
+        "smooth", "what it begins with; diffusion backends take image and backend, else pure noise",
+        choices=("smooth", "noise", "mean", "image", "backend"),
+    )  # fmt: skip
     image: str | None = key(None, "path of the start picture, for kind image")
+    backend: str | None = key(None, "which backend makes the start picture, for kind backend", choices=BACKENDS)
     cells: int = key(4, "cells of smooth noise along the picture's side", low=1, high=256)
     contrast: float = key(0.3, "strength of the smooth noise", low=0.0, high=10.0)
 
@@ -59,7 +76,10 @@ class Start:
 class Optimizer:
     """How the latent descends."""
 
-    name: str = key("adam", "torch optimizer", choices=("adam", "adamw", "radam", "adamax", "rmsprop", "adagrad"))
+    name: str = key(
+        "adam", "torch optimizer, or normalised: steps of a fixed size",
+        choices=("adam", "adamw", "radam", "adamax", "rmsprop", "adagrad", "normalised"),
+    )  # fmt: skip
     lr: float = key(0.1, "learning rate at the first step", above=0.0, high=100.0)
     lr_end: float = key(0.01, "learning rate at the last step, reached along a cosine", low=0.0, high=100.0)
     pull: float = key(0.05, "share of the way back to its nearest code in each update", low=0.0, high=1.0)
@@ -83,6 +103,7 @@ class Crops:
     colour: float = key(0.05, "strength of brightness, contrast, saturation and hue shifts", low=0.0, high=0.5)
     erase: float = key(0.1, "share of crops with an erased rectangle", low=0.0, high=1.0)
     noise: float = key(0.05, "largest standard deviation of added noise", low=0.0, high=1.0)
+    noise_end: float | None = key(None, "the same at the last step; none = no change", low=0.0, high=1.0)
     pad: str = key("border", "what lies outside the picture", choices=("border", "reflection", "grey"))
     augment: tuple[str, ...] = key((), "kornia augmentations, applied last and in order", choices=AUGMENTATIONS)
 
@@ -96,6 +117,38 @@ class Losses:
     smooth: float = key(0.3, "weight of total variation: fewer fine edges", low=0.0, high=1000.0)
     anchor: float = key(0.0, "weight that holds the latent near the start", low=0.0, high=1000.0)
     decay: float = key(0.0, "weight that pulls the latent towards zero", low=0.0, high=1000.0)
+
+
+@dataclass(frozen=True)
+class Kandinsky:
+    """Backend kandinsky: a prior makes an image embedding of the prompts, a decoder draws it."""
+
+    prior: str = key("starter", '"starter", a folder or a hub name of the prior pipeline')
+    decoder: str = key("starter", '"starter", a folder or a hub name of the decoder pipeline')
+    inpaint: str | None = key(None, "a folder or a hub name of the inpainting decoder; needed with a mask")
+    prior_steps: int = key(25, "denoising steps of the prior", low=2, high=1000)
+    prior_guidance: float = key(4.0, "guidance scale of the prior", low=0.0, high=100.0)
+    prior_seed: int | None = key(None, "seed of the prior; none = from the picture's seed", low=0, high=MAX_SEED)
+    steps: int = key(50, "denoising steps of the decoder", low=1, high=1000)
+    guidance: float = key(4.0, "guidance scale of the decoder", low=0.0, high=100.0)
+    scheduler: str = key("ddpm", "sampler of the decoder", choices=("ddpm", "ddim", "dpm++"))
+    strength: float = key(0.6, "with a start picture: share of the noise that is added", above=0.0, high=1.0)
+    mask: str | None = key(None, "path of a mask for the start picture; white is drawn anew")
+    offload: bool = key(default=False, doc="keep models in main memory, one at a time on the GPU")
+
+
+@dataclass(frozen=True)
+class StableDiffusion:
+    """Backend stable-diffusion: Stable Diffusion 1.5."""
+
+    model: str | None = key(None, "a .safetensors or .ckpt file, or a folder; needed")
+    steps: int = key(50, "denoising steps", low=1, high=1000)
+    guidance: float = key(7.5, "guidance scale", low=0.0, high=100.0)
+    scheduler: str = key(
+        "ddpm", "sampler", choices=("ddpm", "ddim", "dpm++", "pndm", "euler", "euler_a", "unipc")
+    )
+    strength: float = key(0.8, "with a start picture: share of the noise that is added", above=0.0, high=1.0)
+    offload: bool = key(default=False, doc="keep models in main memory, one at a time on the GPU")
 
 
 @dataclass(frozen=True)
@@ -122,11 +175,14 @@ class Config:
     include: tuple[Prompt, ...] = key((), "what the picture shows: a text, or a list of texts and {text, weight, stop}")
     exclude: tuple[Prompt, ...] = key((), "what no picture may show; same forms as include")
     extras: tuple[Prompt, ...] = key((), "style and mood of every picture; same forms as include")
+    images: tuple[Reference, ...] = key((), "pictures to resemble: paths and {image, weight}")
     prompts: tuple[Picture, ...] = key((), "several pictures: texts or {include, exclude, extras, seed}")
     seed: int = key(0, "seed of the first picture; the next ones count up", low=0, high=MAX_SEED)
     size: tuple[int, int] = key((128, 128), "width and height in pixels", low=16, high=4096)
     steps: int = key(150, "updates of the latent", low=0, high=100000)
-    backend: str = key("vqgan", "what draws", choices=("vqgan",))
+    backend: str = key("vqgan", "what draws", choices=BACKENDS)
+    variants: tuple[Variant, ...] = key((), "what `compare` compares: backends and {backend, name, set}")
+    seeds: int = key(1, "pictures that `compare` makes of each prompt, seeds counting up", low=1, high=1000)
     outputs: str = key("outputs", "folder of the run folders")
     device: str = key(
         "auto", "where to compute", pattern=r"auto|cpu|mps|cuda(:[0-9]{1,2})?",
@@ -142,58 +198,12 @@ class Config:
     average: float = key(0.0, "decay of the moving average of latents; 0 = off", low=0.0, below=1.0)
     crops: Crops = Crops()
     losses: Losses = Losses()
+    kandinsky: Kandinsky = Kandinsky()
+    stable_diffusion: StableDiffusion = StableDiffusion()
     log_every: int = key(1, "steps between metric lines", low=1, high=100000)
     score_every: int = key(10, "steps between the judge's scores; 0 = only the end", low=0, high=100000)
     video: Video = Video()
     threads: int | None = key(None, "CPU threads, part of the result; none = all cores", low=1, high=4096)
-
-
-@dataclass(frozen=True)
-class Key:
-    """One leaf of the schema: `kind` is the type of its value or elements, `shape` is one, pair or list."""
-
-    path: str
-    kind: Any
-    shape: str
-    default: Any
-    doc: str
-    optional: bool = False
-    low: float = -math.inf
-    high: float = math.inf
-    above: float = -math.inf
-    below: float = math.inf
-    choices: tuple[str, ...] = ()
-    pattern: str = ""
-    form: str = ""
-    nonempty: bool = False
-
-    @property
-    def wanted(self) -> str:
-        """What the key accepts, as the second half of an error message."""
-        each = self.element.removesuffix(" is needed")
-        lead = {"one": "", "pair": "a list of two, each ", "list": "a list, each "}[self.shape]
-        return f"{lead}{each}{' or none' if self.optional else ''}{',' if lead else ''} is needed"
-
-    @property
-    def element(self) -> str:
-        """What one element of a list accepts, as the second half of an error message."""
-        if self.form:
-            return f"{self.form} is needed"
-        if self.choices:
-            return f"one of {', '.join(self.choices)} is needed"
-        nouns = {int: "a whole number", float: "a finite number", bool: "true or false"}
-        return f"{nouns.get(self.kind, 'a line of text without ${')}{self._range()} is needed"
-
-    def _range(self) -> str:
-        if self.low == -math.inf == self.above:
-            return ""
-        floor = f" above {self.above:g}" if self.above > -math.inf else f" from {self.low:g}"
-        ceiling = f", below {self.below:g}," if self.below < math.inf else f" to {_digits(self.high)}"
-        return floor + ceiling
-
-
-def _digits(number: float) -> str:
-    return str(number) if isinstance(number, int) else f"{number:g}"
 
 
 @cache

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from vqclip import losses
 from vqclip.backends import OnStep
 from vqclip.crops import Cropper, CropSpec
+from vqclip.descent import Normalised
 from vqclip.job import InputError, Job, Prompt, Result, Step
 from vqclip.models import Generator, Perceptor
 from vqclip.optimize import MakeOptimizer, optimize
@@ -25,6 +26,7 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "adamax": torch.optim.Adamax,
     "rmsprop": torch.optim.RMSprop,
     "adagrad": torch.optim.Adagrad,
+    "normalised": Normalised,
 }
 
 
@@ -38,6 +40,7 @@ class Recipe:
     optimizer, rate, rate_end, weight_decay: name in `OPTIMIZERS` and a cosine from `rate` to `rate_end`.
     average: decay of the latent's moving average, 0 for none.
     exclude, extras: factors on all exclude and extra prompts; include counts 1.
+    images: pictures (1, 3, H, W) in [0, 1] that the result should resemble to the guides, each with a weight.
     smooth, anchor, decay: weights of total variation, distance from the start and the latent's size.
     """
 
@@ -56,6 +59,7 @@ class Recipe:
     anchor: float
     decay: float
     image: Tensor | None = None
+    images: tuple[tuple[Tensor, float], ...] = ()
 
 
 class VQGANBackend:
@@ -112,6 +116,10 @@ class VQGANBackend:
                 if prompt.weight * factor > 0:
                     name = _unused(f"{kind}: {prompt.text}", crops)
                     crops[name] = self._prompt_loss(prompt, factor, make)
+        for number, (image, weight) in enumerate(recipe.images, start=1):
+            if weight > 0:
+                targets = [_look(guide, image) for guide in self.guides]
+                crops[f"image {number}"] = losses.attract(targets, self.weights, weight=weight, stop=None)
         made = {
             "smooth": losses.smooth(recipe.smooth),
             "anchor": losses.anchor(latent, recipe.anchor),
@@ -122,6 +130,13 @@ class VQGANBackend:
     def _prompt_loss(self, prompt: Prompt, factor: float, make: Callable[..., losses.Loss]) -> losses.Loss:
         targets = [guide.embed_text([prompt.text]) for guide in self.guides]
         return make(targets, self.weights, weight=prompt.weight * factor, stop=prompt.stop)
+
+
+@torch.no_grad()
+def _look(guide: Perceptor, image: Tensor) -> Tensor:
+    """(1, E): what a guide sees in the whole of a picture (1, 3, H, W)."""
+    side = (guide.size, guide.size)
+    return guide.embed_image(F.interpolate(image, side, mode="bilinear", antialias=True, align_corners=False))
 
 
 def _unused(name: str, taken: dict[str, losses.Loss]) -> str:

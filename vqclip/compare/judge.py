@@ -52,7 +52,7 @@ class Judge:
     @torch.no_grad()
     def judge(self, image: Tensor) -> Verdict:
         """The verdict on one picture (3, H, W) in [0, 1]."""
-        embed = self._look(image)  # (E,)
+        embed = self.embed(image)  # (E,)
         scores = self._texts @ embed
         include = float(scores[0])
         rivals = scores[1:]
@@ -73,8 +73,12 @@ class Judge:
         verdict = self.judge(image)
         return {"rank": float(verdict.rank), "include": verdict.include, "margin": verdict.margin}
 
-    def _look(self, image: Tensor) -> Tensor:
-        """Unit mean embedding of the whole picture, letterboxed, and of its middle."""
+    @torch.no_grad()
+    def embed(self, image: Tensor) -> Tensor:
+        """What the judge sees of a picture (3, H, W) in [0, 1], whatever the prompts: unit (E,) float32.
+
+        The mean of two looks: the whole picture, letterboxed, and its middle.
+        """
         height, width = image.shape[-2:]
         views = [image[None], _middle(image[None], round(height * _CLOSER), round(width * _CLOSER))]
         size = self._perceptor.size

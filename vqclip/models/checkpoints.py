@@ -28,7 +28,9 @@ _LONGEST_NAME = 300
 _FIRST_STAGE = "first_stage_model."  # of a Net2NetTransformer or a latent diffusion model
 
 
-def read(path: Path, *, limit: int = LIMIT) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read(
+    path: Path, *, limit: int = LIMIT, parts: tuple[str, ...] | None = None
+) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors of a weight file and, where it is a safetensors file, its metadata.
 
     Of a VQGAN only the parts of the generator are kept: no training losses, no optimizer, no transformer
@@ -36,6 +38,8 @@ def read(path: Path, *, limit: int = LIMIT) -> tuple[dict[str, Tensor], dict[str
 
     Args:
         limit: bytes that the tensors may take in memory, and a wrapped checkpoint on disk.
+        parts: what the names of the wanted tensors begin with, for models that are no VQGAN on their own:
+            exactly those are kept, under their full names.
 
     Raises:
         WeightsError: not readable, damaged, too large, or more than plain tensors. ResourceError: no
@@ -44,7 +48,7 @@ def read(path: Path, *, limit: int = LIMIT) -> tuple[dict[str, Tensor], dict[str
     shown = str(path) if str(path).isprintable() else repr(str(path))
     try:
         with path.open("rb") as file:
-            return _read(file, limit)
+            return _read(file, limit, parts)
     except ResourceError:  # a RuntimeError too
         raise
     except RefusedError as error:
@@ -61,7 +65,9 @@ def is_safetensors(head: bytes) -> bool:
     return head[8:9] == b"{"  # after 8 bytes of header length
 
 
-def _read(file: IO[bytes], limit: int, *, wrapped: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _read(
+    file: IO[bytes], limit: int, parts: tuple[str, ...] | None, *, wrapped: bool = False
+) -> tuple[dict[str, Tensor], dict[str, str]]:
     head = file.read(64)
     file.seek(0)
     if head.startswith(archives.MAGIC):
@@ -70,7 +76,7 @@ def _read(file: IO[bytes], limit: int, *, wrapped: bool = False) -> tuple[dict[s
             raise RefusedError("a zip archive in a zip archive")
         if not archive.is_torch:
             with archive.unwrap(limit=limit) as inner:
-                return _read(inner, limit, wrapped=True)
+                return _read(inner, limit, parts, wrapped=True)
         opened = archive.open()
     elif is_safetensors(head):
         opened = flat.open_safetensors(file)
@@ -79,7 +85,8 @@ def _read(file: IO[bytes], limit: int, *, wrapped: bool = False) -> tuple[dict[s
     else:
         page = ": it is a web page, perhaps of a failed download" if head.lstrip().startswith(b"<") else ""
         raise RefusedError(f"neither a safetensors file nor a torch checkpoint{page}")
-    regions = _generator_only(_checked(_named(opened.content)))
+    regions = _checked(_named(opened.content))
+    regions = _generator_only(regions) if parts is None else _only(regions, parts)
     return read_regions(regions, opened.open_storage, limit=limit), dict(opened.metadata)
 
 
@@ -122,6 +129,14 @@ def _checked(regions: dict[str, Region]) -> dict[str, Region]:
         if not isinstance(key, str) or not key.isprintable() or len(key) > _LONGEST_NAME:
             raise RefusedError(f"a tensor by the name of {ascii(key)[:80]}")
     return regions
+
+
+def _only(regions: Mapping[str, Region], parts: tuple[str, ...]) -> dict[str, Region]:
+    kept = {key: value for key, value in regions.items() if key.startswith(parts)}
+    if not kept:
+        names = f"{', '.join(parts)}; it begins with {next(iter(regions))[:80]!r}"
+        raise RefusedError(f"holds no tensor whose name begins with {names}")
+    return kept
 
 
 def _generator_only(regions: Mapping[str, Region]) -> dict[str, Region]:

@@ -85,11 +85,14 @@ def _fetched(name: str, role: str, *, offline: bool, on_progress: Progress | Non
     return store.locate(entry, offline=offline, on_progress=on_progress)
 
 
-def load(path: Path) -> Weights:
+def load(path: Path, *, parts: tuple[str, ...] | None = None) -> Weights:
     """Read a weight file of any kind that `checkpoints.read` knows.
 
     Of a large file that is not safetensors a converted copy is kept in the store and read from then on,
     as long as it belongs to exactly this file.
+
+    Args:
+        parts: what the names of the wanted tensors begin with, as for `checkpoints.read`.
 
     Raises:
         WeightsError: missing, damaged, refused, or not a mapping of tensors. ResourceError: no room to
@@ -105,31 +108,48 @@ def load(path: Path) -> Weights:
         raise WeightsError(f"{path}: cannot be read ({error.strerror})") from error
     _check_manifest(path, digest)
     if size > _LARGE and not checkpoints.is_safetensors(head):
-        return _load_large(path, digest)
-    state, metadata = checkpoints.read(path)
+        return _load_large(path, digest, parts)
+    state, metadata = _read(path, parts)
     return Weights(path, digest, state, metadata)
 
 
-def _load_large(path: Path, digest: str) -> Weights:
+def _read(path: Path, parts: tuple[str, ...] | None) -> tuple[dict[str, Tensor], dict[str, str]]:
+    return checkpoints.read(path) if parts is None else checkpoints.read(path, parts=parts)
+
+
+def _load_large(path: Path, digest: str, parts: tuple[str, ...] | None) -> Weights:
     """Through the converted copy, which is made first where there is none or a damaged one."""
     from vqclip.models import convert, store  # most runs use small files
 
-    copy = store.home() / "converted" / f"{digest[:16]}.safetensors"
+    choice = "" if parts is None else f"-{hashlib.sha256(' '.join(parts).encode()).hexdigest()[:8]}"
+    copy = store.home() / "converted" / f"{digest[:16]}{choice}.safetensors"
     if copy.is_file():
         try:
-            state, metadata = checkpoints.read(copy)
+            state, metadata = _read(copy, parts)
         except WeightsError:
             state, metadata = {}, {}
         claimed = metadata.pop("tensors_sha256", "")
         if metadata.get("source_sha256") == digest and convert.digest_of(state) == claimed:
             return Weights(path, digest, state, metadata)
-    state, metadata = checkpoints.read(path)
+    state, metadata = _read(path, parts)
     try:
-        metadata = convert.describe(state, metadata, name=path.name, sha256=digest)
+        metadata = _facts(state, metadata, path, digest, parts)
         convert.write(state, copy, metadata)
     except (WeightsError, ResourceError):
         pass  # of an unknown layout, which whoever builds the model reports; or no space, and the copy is a mere help
     return Weights(path, digest, state, metadata)
+
+
+def _facts(
+    state: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path, digest: str, parts: tuple[str, ...] | None
+) -> dict[str, str]:
+    """What a converted copy says of itself; of chosen parts only where they come from."""
+    from vqclip.models import convert
+
+    if parts is None:
+        return convert.describe(state, metadata, name=path.name, sha256=digest)
+    facts = {"format": convert.FORMAT, "kind": "parts", "parts": " ".join(parts)}
+    return {**metadata, **facts, "source": path.name, "source_sha256": digest}
 
 
 def _check_manifest(path: Path, digest: str) -> None:

@@ -1,0 +1,148 @@
+"""A hundred and twenty texts that must stay texts: markup, scripts, template code, quotes, broken Unicode.
+
+Each tries to call alert, to leave the page, or to close what surrounds it.
+"""
+
+from __future__ import annotations
+
+_CALL = "alert(1)"
+
+TAGS = [
+    f"<script>{_CALL}</script>",
+    f"<SCRIPT>{_CALL}</SCRIPT>",
+    f"<script >{_CALL}</script >",
+    f"<script\n>{_CALL}</script\n>",
+    f"<script/x>{_CALL}</script>",
+    f"<scr<script>ipt>{_CALL}</scr</script>ipt>",
+    f"<<script>{_CALL}//<</script>",
+    f"<script type=module>{_CALL}</script>",
+    "<script src=https://outside.invalid/a.js></script>",
+    "<script src='data:text/javascript,alert(1)'></script>",
+    f"<img src=x onerror={_CALL}>",
+    f"<img src=x onerror='{_CALL}'",
+    f'<img src="x" onerror="{_CALL}">',
+    f"<img/src/onerror={_CALL}>",
+    "<img src=https://outside.invalid/pixel.png>",
+    "<img srcset='https://outside.invalid/2x.png 2x'>",
+    f"<svg onload={_CALL}>",
+    f"<svg/onload={_CALL}//",
+    f"<svg><script>{_CALL}</script></svg>",
+    f"<svg><animate onbegin={_CALL} attributeName=x dur=1s>",
+    f"<svg><set attributeName=onmouseover to={_CALL}>",
+    "<svg><use href='data:image/svg+xml,<svg id=x onload=alert(1)>#x'/></svg>",
+    "<svg><a xlink:href='javascript:alert(1)'><text>x</text></a></svg>",
+    f"<svg><foreignObject><body onload={_CALL}></foreignObject></svg>",
+    f"<svg><title><img src=x onerror={_CALL}></title></svg>",
+    f"<math><mtext></mtext><script>{_CALL}</script></math>",
+    "<math href='javascript:alert(1)'>x</math>",
+    f"<body onload={_CALL}>",
+    f"<body onpageshow={_CALL}>",
+    f"<video onerror={_CALL}><source src=x></video>",
+    f"<video poster=x onloadstart={_CALL} src=x>",
+    f"<audio src=x onerror={_CALL}>",
+    f"<details open ontoggle={_CALL}>",
+    f"<input autofocus onfocus={_CALL}>",
+    f"<select autofocus onfocus={_CALL}>",
+    f"<textarea autofocus onfocus={_CALL}>",
+    f"<button autofocus onfocus={_CALL}>x</button>",
+    f"<marquee onstart={_CALL}>x</marquee>",
+    f"<a href='javascript:{_CALL}' autofocus onfocus={_CALL}>x</a>",
+    f"<div style=animation-name:x onanimationstart={_CALL}>",
+    f"<div contenteditable autofocus onfocus={_CALL}>",
+    f"<div popover id=p onbeforetoggle={_CALL}>",
+    "<iframe src='javascript:alert(1)'></iframe>",
+    "<iframe srcdoc='<script>alert(1)</script>'></iframe>",
+    "<iframe src=https://outside.invalid/></iframe>",
+    "<object data='javascript:alert(1)'></object>",
+    "<object data=https://outside.invalid/x.swf></object>",
+    "<embed src='javascript:alert(1)'>",
+    "<form action=https://outside.invalid/><input type=submit autofocus></form>",
+    "<isindex action='javascript:alert(1)' type=image>",
+    f"<keygen autofocus onfocus={_CALL}>",
+    f"<frameset onload={_CALL}>",
+    f"<x onclick={_CALL} tabindex=0 autofocus onfocus={_CALL}>",
+    f"<noscript><p title='</noscript><img src=x onerror={_CALL}>'></noscript>",
+    f"<template><script>{_CALL}</script></template>",
+    f"<xmp><img src=x onerror={_CALL}></xmp>",
+    f"<plaintext>{_CALL}",
+]
+
+HEAD = [
+    "<base href=https://outside.invalid/>",
+    "<base target=_blank>",
+    "<meta http-equiv=refresh content='0;url=https://outside.invalid/'>",
+    "<meta http-equiv=refresh content='0;url=javascript:alert(1)'>",
+    "<meta http-equiv=Content-Security-Policy content=\"script-src 'unsafe-inline' *\">",
+    "<meta http-equiv='Content-Security-Policy' content='img-src *'><img src=https://outside.invalid/>",
+    "<meta charset=utf-7>+ADw-script+AD4-alert(1)+ADw-/script+AD4-",
+    "<link rel=stylesheet href=https://outside.invalid/x.css>",
+    "<link rel=prefetch href=https://outside.invalid/>",
+    "<link rel=icon href=https://outside.invalid/i.ico>",
+    "<link rel=dns-prefetch href=//outside.invalid>",
+    "<style>@import 'https://outside.invalid/x.css';</style>",
+    "<style>*{background:url(https://outside.invalid/)}</style>",
+]
+
+CLOSERS = [
+    f"</script><script>{_CALL}</script>",
+    f"</style><script>{_CALL}</script>",
+    f"</title><script>{_CALL}</script>",
+    f"</textarea><script>{_CALL}</script>",
+    f"</svg><script>{_CALL}</script>",
+    f"</bdi></td></tr></table><script>{_CALL}</script>",
+    f"</option></select><img src=x onerror={_CALL}>",
+    f"</dd></dl></details></main></body></html><script>{_CALL}</script>",
+    f"--><script>{_CALL}</script>",
+    f"--!><img src=x onerror={_CALL}>",
+    "<!--",
+    "<!-- <script> -->",
+    "<!--<script>",
+    f"<![CDATA[<script>{_CALL}</script>]]>",
+    f"]]><script>{_CALL}</script>",
+    f"<?php {_CALL} ?><script>{_CALL}</script>",
+    "<!doctype html><html manifest=https://outside.invalid/>",
+]
+
+QUOTES = [
+    f'" onmouseover="{_CALL}',
+    f"' onmouseover='{_CALL}",
+    f"` onmouseover=`{_CALL}",
+    f'"><script>{_CALL}</script>',
+    f"'><script>{_CALL}</script>",
+    f"`><script>{_CALL}</script>",
+    f'" autofocus onfocus={_CALL} x="',
+    f'x" src="https://outside.invalid/" onerror="{_CALL}',
+    f'\\"><img src=x onerror={_CALL}>',
+    f"\\u0022><img src=x onerror={_CALL}>",
+    f"&quot;><script>{_CALL}</script>",
+    f"&#34; onmouseover=&#34;{_CALL}",
+    f"&lt;script&gt;{_CALL}&lt;/script&gt;",
+    "&#x3c;img src=x onerror=alert(1)&#x3e;",
+    "javascript:alert(1)",
+    "JaVaScRiPt:alert(1)",
+    "data:text/html,<script>alert(1)</script>",
+    "expression(alert(1))",
+    "';alert(1);//",
+    "</script>';alert(1);//${alert(1)}`",
+]
+
+TEMPLATES = [
+    "{{7*7}}",
+    "{{ self.__init__.__globals__ }}",
+    "{% for x in ().__class__.__base__.__subclasses__() %}{{ x }}{% endfor %}",
+    "{{ view.title|safe }}<script>alert(1)</script>",
+    "{# comment",
+    "{% raw %}<b>",
+    "${7*7}#{7*7}<%= 7*7 %>",
+]
+
+UNICODE = [
+    "\ud800<script>alert(1)</script>\udfff",
+    "\x00<script>alert(1)</script>\x00",
+    "\u202e>tpircs/<)1(trela>tpircs<\u2066\u2069\u2069",
+    "\uff1cscript\uff1ealert(1)\uff1c/script\uff1e",
+    "\ufeff\u2028\u2029<img src=x onerror=alert(1)>\uffff",
+    "e\u0301\u0323" * 20 + "<svg onload=alert(1)>",
+]
+
+PAYLOADS = [*TAGS, *HEAD, *CLOSERS, *QUOTES, *TEMPLATES, *UNICODE]

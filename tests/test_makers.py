@@ -1,0 +1,111 @@
+"""From config to backend: every backend from files, chains, pictures to resemble, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.tiny_kandinsky import tiny_decoder, tiny_prior
+from vqclip import images
+from vqclip.assemble import open_studio
+from vqclip.config import Config, from_mapping
+from vqclip.job import InputError, Result, Step, WeightsError
+from vqclip.makers import job_of
+
+
+@pytest.fixture(scope="module")
+def kandinsky(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("kandinsky")
+    tiny_prior().save_pretrained(folder / "prior")
+    tiny_decoder().save_pretrained(folder / "decoder")
+    return folder
+
+
+@pytest.fixture
+def settings(weight_files: dict[str, Path], kandinsky: Path) -> dict[str, Any]:
+    return {
+        "include": "apple", "generator": str(weight_files["generator"]), "guides": [str(weight_files["guide"])],
+        "judge": None, "size": [64, 64], "steps": 2, "precision": "fp32", "threads": 1,
+        "kandinsky": {
+            "prior": str(kandinsky), "decoder": str(kandinsky), "steps": 4, "prior_steps": 2, "strength": 0.5
+        },
+    }  # fmt: skip
+
+
+def made(config: Config) -> tuple[Result, list[Step]]:
+    steps: list[Step] = []
+    studio = open_studio(config)
+    job = job_of(config)
+    studio.backend.check(job)
+    return studio.backend.generate(job, steps.append), steps
+
+
+def test_kandinsky_draws_from_local_folders(settings: dict[str, Any]) -> None:
+    config = from_mapping(settings | {"backend": "kandinsky"}, source="test")
+    result, steps = made(config)
+    assert result.image.shape == (3, 64, 64)
+    assert (steps[-1].index, result.steps) == (4, 4)
+    assert torch.equal(steps[-1].image, result.image)
+    again, _ = made(config)
+    assert torch.equal(again.image, result.image)
+
+
+@pytest.mark.parametrize(("backend", "maker", "updates"), [("vqgan", "kandinsky", 2), ("kandinsky", "vqgan", 2)])
+def test_a_chain_starts_from_the_other_backend(
+    settings: dict[str, Any], backend: str, maker: str, updates: int
+) -> None:
+    chained = settings | {"backend": backend, "start": {"kind": "backend", "backend": maker}}
+    result, steps = made(from_mapping(chained, source="test"))
+    assert job_of(from_mapping(chained, source="test")).steps == updates == result.steps
+    start, _ = made(from_mapping(settings | {"backend": maker}, source="test"))
+    assert result.facts["start"]["steps"] == start.steps
+    if backend == "kandinsky":  # a diffusion run from a picture shows that picture first
+        assert torch.allclose(steps[0].image, start.image, atol=1e-6)
+
+
+def test_pictures_to_resemble_become_terms_or_blends(settings: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "red.png"
+    images.to_pil(torch.tensor([1.0, 0, 0]).view(3, 1, 1).expand(3, 32, 32)).save(path)
+    shown = settings | {"images": [{"image": str(path), "weight": 0.5}]}
+    result, _ = made(from_mapping(shown, source="test"))
+    assert set(result.terms) == {"include: apple", "image 1", "smooth"}
+    plain, _ = made(from_mapping(settings | {"backend": "kandinsky"}, source="test"))
+    blended, _ = made(from_mapping(shown | {"backend": "kandinsky"}, source="test"))
+    assert not torch.equal(plain.image, blended.image)
+    with pytest.raises(InputError, match="images: Stable Diffusion"):
+        made(from_mapping(shown | {"backend": "stable-diffusion", "stable_diffusion": {"model": "x"}}, source="test"))
+
+
+def test_steps_are_those_that_will_run() -> None:
+    def steps(**values: Any) -> int:
+        return job_of(from_mapping({"include": "x", **values}, source="test")).steps
+
+    assert steps(steps=7) == 7
+    assert steps(backend="kandinsky", steps=7) == 50
+    from_picture = {"kind": "image", "image": "x.png"}
+    assert steps(backend="kandinsky", start=from_picture, kandinsky={"steps": 100, "strength": 0.29}) == 29
+    assert steps(backend="kandinsky", start=from_picture, kandinsky={"mask": "m.png", "strength": 0.1}) == 50
+    assert steps(backend="stable-diffusion", start=from_picture) == 40
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "message"),
+    [
+        ({"backend": "stable-diffusion"}, InputError, "stable_diffusion.model"),
+        (
+            {"backend": "stable-diffusion", "stable_diffusion": {"model": "/nowhere.ckpt"}},
+            WeightsError, "nothing is there",
+        ),
+        ({"backend": "kandinsky", "kandinsky": {"prior": "/nowhere"}}, WeightsError, "no such folder"),
+        (
+            {"backend": "kandinsky", "start": {"kind": "image", "image": "x.png"}, "kandinsky": {"mask": "m.png"}},
+            InputError, "kandinsky.inpaint",
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_made_says_why(changes: dict[str, Any], kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=message):
+        open_studio(from_mapping({"include": "x", "threads": 1, "judge": None, **changes}, source="test"))

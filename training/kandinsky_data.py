@@ -1,0 +1,146 @@
+"""Draws the pictures that the starter Kandinsky's UNet and prior learn from: `python -m training.kandinsky_data`.
+
+Centred drawings of the guided names on plain grounds, kept as latents of the MoVQ's export, as small pictures for
+the CLIP, and as what is true of them. Trains nothing. Latents stay until the MoVQ changes; image embeddings are made
+again whenever the exported guide is another one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.autoencoders.vq_model import VQModel
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from training.captions import Meaning
+from training.concepts import GUIDED
+from training.data import cache_folder, load
+from training.steps import draw_rows
+from training.views import Bank, Crops, make_bank, make_views
+from vqclip.models.clip import MEAN, STD, build
+from vqclip.models.convert import digest_of
+
+# The whole drawing, upright, with a margin: what varies is which one, its colours and the ground.
+CROPS = Crops(scale=(1.08, 1.2), turn=2, shift=0.015, perspective=0, flip=0, noise=0, erase=0, jitter=0.02,
+              white=0.4, gradient=0)  # fmt: skip
+# Flat or softly shaded, in several colours: a small network learns four hands in the time, not the guides' six.
+DRAWN = ("noto", "fluent-emoji-flat", "twemoji", "fxemoji")
+SIDE, EYE = 128, 64  # pixels of the pictures, and of what the CLIP sees
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Views:
+    """N pictures: (N, 4, 16, 16) float16 latents, (N, 3, 64, 64) uint8 small pictures, and their meanings."""
+
+    latents: Tensor
+    small: Tensor
+    truths: list[Meaning]
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """(N, E) float32 image embeddings of the views, unit features times sqrt(E), and (E,) that of the zero image."""
+
+    views: Tensor
+    zero: Tensor
+    guide: str  # digest of the guide's tensors
+
+
+def load_movq(path: Path) -> VQModel:
+    """The exported MoVQ, float32, frozen."""
+    with safe_open(path, "pt") as file:
+        arguments: dict[str, Any] = json.loads(file.metadata()["architecture"])
+    model = VQModel(**arguments)
+    model.load_state_dict({key: value.float() for key, value in load_file(path).items()})
+    return model.eval().requires_grad_(requires_grad=False)
+
+
+@torch.no_grad()
+def draw_views(bank: Bank, movq: VQModel, count: int, seed: int) -> Views:
+    """`count` pictures of the bank's drawings; one seed gives the same ones."""
+    rng, latents, small, truths = torch.Generator().manual_seed(seed), [], [], []
+    while len(truths) < count:
+        rows = draw_rows(bank, min(_BATCH, count - len(truths)), rng)
+        image, meanings = make_views(bank, rows, CROPS, size=SIDE, rng=rng)
+        with torch.autocast(image.device.type, torch.bfloat16):
+            latents.append(movq.encode(image * 2 - 1).latents.to(torch.float16).cpu())
+        seen = F.interpolate(image, (EYE, EYE), mode="bicubic", antialias=True, align_corners=False)
+        small.append((seen.clamp(0, 1) * 255).round().to(torch.uint8).cpu())
+        truths += meanings
+    return Views(torch.cat(latents).contiguous(), torch.cat(small).contiguous(), truths)
+
+
+def save_views(folder: Path, views: Views) -> None:
+    """Writes what `load_views` reads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({"latents": views.latents, "small": views.small}, folder / "views.safetensors")
+    (folder / "truths.json").write_text(json.dumps([asdict(truth) for truth in views.truths]))
+
+
+def load_views(folder: Path) -> Views:
+    """The pictures of `save_views`."""
+    tensors = load_file(folder / "views.safetensors")
+    truths = [Meaning(**row) for row in json.loads((folder / "truths.json").read_text())]
+    return Views(tensors["latents"], tensors["small"], truths)
+
+
+@torch.no_grad()
+def embed(small: Tensor, guide: Path, device: torch.device) -> Embeddings:
+    """Image embeddings of small pictures by an exported guide, exactly as the pipeline's image encoder makes them."""
+    state = load_file(guide)
+    tower = build(state).visual.to(device)
+    side = tower.input_resolution
+    mean, deviation = (torch.tensor(each, device=device).view(3, 1, 1) for each in (MEAN, STD))
+
+    def see(pixels: Tensor) -> Tensor:
+        feature = F.normalize(tower(pixels), dim=-1)
+        return (feature * feature.shape[-1] ** 0.5).cpu()
+
+    parts = [see((part.to(device).float() / 255 - mean) / deviation) for part in small.split(4 * _BATCH)]
+    return Embeddings(torch.cat(parts), see(torch.zeros(1, 3, side, side, device=device))[0], digest_of(state))
+
+
+def fresh_embeddings(folder: Path, small: Tensor, guide: Path, device: torch.device) -> Embeddings:
+    """The stored embeddings where they are those of this guide, else new ones, which are stored."""
+    path, wanted = folder / "embeddings.safetensors", digest_of(load_file(guide))
+    if path.exists():
+        with safe_open(path, "pt") as file:
+            found = file.metadata()["guide"]
+        tensors = load_file(path)
+        if found == wanted and len(tensors["views"]) == len(small):
+            return Embeddings(tensors["views"], tensors["zero"], found)
+    made = embed(small, guide, device)
+    save_file({"views": made.views, "zero": made.zero}, path, {"guide": made.guide})
+    return made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--views", type=int, default=20_000)
+    parser.add_argument("--seed", type=int, default=83)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    arguments = parser.parse_args()
+    folder, device = cache_folder(), torch.device(arguments.device)
+    icons = load(DRAWN, "concepts").only(GUIDED)
+    bank = make_bank(icons, side=SIDE, variants=4, seed=arguments.seed)
+    bank = Bank(bank.pixels.to(device), bank.truths, bank.icons, bank.original)
+    movq = load_movq(folder / "export" / "kandinsky-movq.safetensors").to(device)
+    views = draw_views(bank, movq, arguments.views, arguments.seed)
+    save_views(folder / "kandinsky", views)
+    made = fresh_embeddings(folder / "kandinsky", views.small, folder / "export" / "guide-rn.safetensors", device)
+    latents = views.latents.float()
+    print(f"{len(views.truths)} views of {len(bank.truths)} variants, latents' deviation {latents.std():.3f}")
+    print(f"embeddings {tuple(made.views.shape)} of the guide {made.guide[:12]}")
+
+
+if __name__ == "__main__":
+    main()

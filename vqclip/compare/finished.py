@@ -1,0 +1,159 @@
+"""Reads a finished run folder as carefully as anything that nobody vouches for.
+
+Checks the facts that a comparison uses. Opens no picture, and follows no path that run.json names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from vqclip.compare.evidence import facts
+from vqclip.document import clean, show
+from vqclip.job import InputError, Job, Prompt, Verdict
+
+SCHEMA: Final = 1
+MAX_WHOLE: Final = 2**63 - 1
+STATUSES: Final = ("done", "failed", "interrupted")
+
+_NOTHING: Final = type(None)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What run.json says, checked. `seconds`, `steps` and `peak_memory_bytes` are None where it does not say.
+
+    `versions` maps packages and `weights` roles (generator, guide 0, judge, ...) to SHA-256; `outputs` maps paths
+    inside the folder to SHA-256 and is not checked against the files, see `intact`.
+    """
+
+    folder: Path
+    status: str  # one of STATUSES
+    job: Job
+    config: Mapping[str, Any]
+    versions: Mapping[str, str]
+    weights: Mapping[str, str]
+    models: tuple[str, ...]
+    outputs: Mapping[str, str]
+    verdict: Verdict | None = None
+    seconds: float | None = None
+    steps: int | None = None
+    peak_memory_bytes: int | None = None
+    error: str | None = None
+
+
+def read_run(folder: Path) -> Run:
+    """Read and check the run.json of a run that is over.
+
+    Raises InputError, one line that begins with the folder, when there is none, when the run is not over, or when the
+    file is larger or deeper than `evidence.facts` reads, not the JSON that a run writes, or has values of other types.
+    """
+    named = clean(str(folder))
+    if not (folder / "run.json").is_file():
+        raise InputError(f"{named}: no run.json; the folder of a finished run is needed")
+    found = facts(folder / "run.json").value
+    try:
+        return _run(folder, found)
+    except InputError as error:
+        raise InputError(f"{named}: {error}") from None
+
+
+def intact(run: Run) -> bool:
+    """Whether final.png is there and has the hash that run.json gives."""
+    picture = run.folder / "final.png"
+    try:
+        if not picture.is_file():
+            return False
+        with picture.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == run.outputs.get("final.png")
+    except OSError:
+        return False
+
+
+def _run(folder: Path, found: Mapping[str, Any]) -> Run:
+    if (schema := _take(found, "schema", int)) != SCHEMA:
+        raise InputError(f"run.json has schema {schema}; this version reads {SCHEMA}")
+    if (status := _take(found, "status", str)) not in STATUSES:
+        raise InputError(f"not finished: status is {clean(show(status))}; {', '.join(STATUSES)} are allowed")
+    verdict = _take(found, "verdict", dict, _NOTHING)
+    models = _take(found, "models", list, _NOTHING) or []
+    if not all(isinstance(model, str) for model in models):
+        raise InputError("run.json: models holds more than texts")
+    return Run(
+        folder=folder,
+        status=status,
+        job=_job(_take(found, "job", dict)),
+        config=_take(found, "config", dict, _NOTHING) or {},
+        versions=_texts(found, "versions"),
+        weights=_texts(found, "weights"),
+        models=tuple(models),
+        outputs=_texts(found, "outputs"),
+        verdict=None if verdict is None else _verdict(verdict),
+        seconds=_take(found, "seconds", float, int, _NOTHING, least=0),
+        steps=_take(found, "steps", int, _NOTHING, least=0),
+        peak_memory_bytes=_take(found, "peak_memory_bytes", int, _NOTHING, least=0),
+        error=_take(found, "error", str, _NOTHING),
+    )
+
+
+def _job(found: Mapping[str, Any]) -> Job:
+    size = _take(found, "size", list)
+    if len(size) != 2 or not all(type(side) is int and side > 0 for side in size):
+        raise InputError(f"run.json: job.size: got {clean(show(size))}; two whole numbers above 0 are needed")
+    return Job(
+        include=_prompts(found, "include"),
+        exclude=_prompts(found, "exclude"),
+        extras=_prompts(found, "extras"),
+        size=(size[0], size[1]),
+        steps=_take(found, "steps", int, least=0),
+        seed=_take(found, "seed", int, least=0),
+    )
+
+
+def _prompts(found: Mapping[str, Any], name: str) -> tuple[Prompt, ...]:
+    """A list of prompts; Prompt itself refuses empty texts, negative weights and the like."""
+    prompts = []
+    for each in _take(found, name, list):
+        if not isinstance(each, dict):
+            raise InputError(f"run.json: job.{name}: got {clean(show(each))}; a prompt with text and weight is needed")
+        stop = _take(each, "stop", float, int, _NOTHING)
+        prompts.append(Prompt(_take(each, "text", str), float(_take(each, "weight", float, int)), stop))
+    if name == "include" and not prompts:
+        raise InputError("run.json: job.include is empty; a prompt is needed")
+    return tuple(prompts)
+
+
+def _verdict(found: Mapping[str, Any]) -> Verdict:
+    rank, among = _take(found, "rank", int, least=1), _take(found, "among", int, least=1)
+    if rank > among:
+        raise InputError(f"run.json: verdict: rank {rank} among {among}")
+    return Verdict(
+        judge=_take(found, "judge", str),
+        rank=rank,
+        among=among,
+        include=_take(found, "include", float, int),
+        exclude=_take(found, "exclude", float, int, _NOTHING),
+        margin=_take(found, "margin", float, int),
+        self_scored=_take(found, "self_scored", bool),
+    )
+
+
+def _take(found: Mapping[str, Any], name: str, *kinds: type, least: float = -math.inf) -> Any:
+    """The value of a field: of exactly one of the kinds (so that true is no number) and not below `least`."""
+    value = found.get(name)
+    if type(value) not in kinds or (isinstance(value, int | float) and not least <= value <= MAX_WHOLE):
+        wanted = " or ".join("null" if kind is _NOTHING else kind.__name__ for kind in kinds)
+        limit = "" if least == -math.inf else f" from {least:g}"
+        raise InputError(f"run.json: {name}: got {clean(show(value))}; {wanted}{limit} is needed")
+    return value
+
+
+def _texts(found: Mapping[str, Any], name: str) -> dict[str, str]:
+    texts: dict[str, Any] = _take(found, name, dict, _NOTHING) or {}
+    if not all(isinstance(value, str) for value in texts.values()):
+        raise InputError(f"run.json: {name} does not map texts to texts")
+    return texts

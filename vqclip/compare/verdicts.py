@@ -1,0 +1,105 @@
+"""What became of each cell, and the verdict on its picture: remembered where the same judge made it, else made now.
+
+Averages and compares nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from vqclip import images
+from vqclip.compare.cells import Cell, state
+from vqclip.compare.finished import Run, read_run
+from vqclip.compare.judge import Judge
+from vqclip.compare.variants import steering
+from vqclip.document import clean
+from vqclip.job import InputError, Job, Verdict
+
+JudgeOf = Callable[[Job], Judge | None]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A cell and what lies in its folder; `verdict` is None until a judge has looked."""
+
+    cell: Cell
+    at: tuple[int, int]  # variant and prompt, as numbers
+    status: str  # done, failed or missing
+    run: Run | None = None
+    error: str | None = None
+    verdict: Verdict | None = None
+    self_scored: bool = False
+
+
+def find(cell: Cell, at: tuple[int, int]) -> Found:
+    """What became of a cell; only a finished run of its job and config, its picture undamaged, is done."""
+    made = state(cell)
+    if made == "missing":
+        return Found(cell, at, "failed" if cell.error else "missing", error=cell.error)
+    try:
+        run = read_run(cell.folder)
+    except InputError as error:
+        return Found(cell, at, "failed", error=str(error).removeprefix(clean(str(cell.folder))).lstrip("/: "))
+    match made:
+        case "done":
+            return Found(cell, at, "done", run)
+        case "stale":
+            return Found(cell, at, "failed", error="its folder holds a run of another job or config")
+        case _ if run.status == "done":
+            return Found(cell, at, "failed", run, "final.png is not the file that run.json describes")
+    return Found(cell, at, "failed", run, run.error or f"{run.status} after {run.steps or 0} of {run.job.steps} steps")
+
+
+def cached(judge_of: JudgeOf | None) -> JudgeOf:
+    """One judge for all seeds and variants of a prompt: making one embeds a hundred texts."""
+    made: dict[tuple[str, ...], Judge | None] = {}
+
+    def ask(job: Job) -> Judge | None:
+        key = (job.title, *(prompt.text for prompt in job.exclude))
+        if judge_of is not None and key not in made:
+            made[key] = judge_of(job)
+        return made.get(key)
+
+    return ask
+
+
+def own_judge(found: Sequence[Found]) -> str:
+    """The hash of the judge that the runs have in common; "" when none was judged."""
+    runs = [each.run for each in found if each.status == "done" and each.run and each.run.verdict]
+    by = {run.weights["judge"]: run for run in runs if "judge" in run.weights}
+    if len(by) > 1:
+        one, other, *_ = by.values()
+        both = " and ".join(clean(str(run.folder)) for run in (one, other))
+        raise InputError(f"{both} were scored by different judges; name one judge for all")
+    return next(iter(by), "")
+
+
+def judged(found: Found, sha256: str, ask: JudgeOf) -> Found:
+    """With the verdict of the judge `sha256`, made or remembered; without pictures only what steered is looked at."""
+    run = found.run
+    if run is None or not sha256:
+        return found
+    verdict, steered = None, sha256 in steering(run.weights).values()
+    if found.status == "done":
+        if run.verdict and run.weights.get("judge") == sha256:
+            verdict = run.verdict
+            steered = steered or verdict.self_scored
+        elif judge := ask(run.job):
+            verdict = judge.judge(picture(run))
+        verdict = verdict and replace(verdict, self_scored=steered)
+    return replace(found, verdict=verdict, self_scored=steered)
+
+
+def judge_name(found: Sequence[Found], ask: JudgeOf) -> str:
+    """What the judge is called: by itself, or by the verdicts that it left."""
+    if judge := ask(found[0].cell.job):
+        return judge.name
+    return next((each.verdict.judge for each in found if each.verdict), "")
+
+
+def picture(run: Run) -> torch.Tensor:
+    """final.png as (3, H, W) float32 in [0, 1]."""
+    return images.from_pil(images.read(run.folder / "final.png"))[0]

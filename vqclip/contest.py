@@ -1,0 +1,201 @@
+"""Composition root of `compare`: every variant on the same prompts and seeds, or finished runs, then the report.
+
+A comparison that was stopped goes on where it was: cells that are done stay, the rest is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import Event
+
+import torch
+from filelock import FileLock, Timeout
+
+from vqclip import config as configs
+from vqclip.assemble import Studio, open_judge, open_studio
+from vqclip.compare import cells, summary
+from vqclip.compare.cells import Cell
+from vqclip.compare.finished import read_run
+from vqclip.compare.page import write_comparison_page
+from vqclip.compare.sheet import write_sheet
+from vqclip.compare.variants import LEFT_OUT, group
+from vqclip.config import Config, Loaded
+from vqclip.job import InputError, ResourceError, WeightsError
+from vqclip.makers import job_of
+from vqclip.progress import Progress
+from vqclip.record import folder as folders
+from vqclip.run import Interrupted, make_picture, stop_on_signal
+
+_FAULTS = (InputError, WeightsError, ResourceError, RuntimeError, OSError, ValueError)
+_EVERY = ("prompts", "variants", "seeds")  # keys of the comparison as a whole
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One picture to make: where it belongs, and its complete config."""
+
+    cell: Cell
+    single: Config
+
+
+def compare(loaded: Loaded, progress: Progress) -> Path:
+    """Make what is missing of a comparison and write its report; returns its folder.
+
+    A variant that cannot be opened, or a picture that fails, is a failed cell of the report; the others go on.
+
+    Raises:
+        InputError: no variants, two of one name, settings that no variant may have, or a folder of that name with
+            another comparison in it. Interrupted: stopped by the user; the same command goes on.
+    """
+    columns = _columns(loaded.config)
+    torch.set_num_threads(loaded.config.threads or torch.get_num_threads())
+    title = ", ".join(columns)
+    root = _open_folder(loaded, title)
+    with _alone(root), stop_on_signal() as stop:
+        entries = {name: list(_entries(config, name, root, loaded.config.seeds)) for name, config in columns.items()}
+        made = [cell for name in columns for cell in _fill(entries[name], loaded, progress, stop)]
+        return _report(made, loaded.config, root, title=loaded.config.name or title, progress=progress)
+
+
+def compare_runs(runs: Sequence[Path], overrides: Sequence[str], progress: Progress) -> Path:
+    """Copy finished runs into a comparison of their own and write its report; returns its folder.
+
+    Raises:
+        InputError: fewer than two runs, a folder that is none, or the same picture twice.
+    """
+    if len(runs) < 2:
+        raise InputError(f"compare: {runs[0]} alone; two run folders are needed, or a config with variants")
+    config = configs.load(None, ["include=any", *overrides]).config
+    groups = group([read_run(each) for each in runs])
+    digest = configs.digest(config)
+    root = folders.claim(Path(config.outputs), name=config.name, slug_from=f"compare {' '.join(groups)}", digest=digest)
+    made = [cells.adopt(run, root, name) for name, members in groups.items() for run in members]
+    return _report(made, config, root, title=config.name or ", ".join(groups), progress=progress)
+
+
+def _columns(config: Config) -> dict[str, Config]:
+    """The complete config of every variant by its name."""
+    if not config.variants:
+        raise InputError("variants: none; a comparison needs at least one, for example variants=vqgan,kandinsky")
+    columns: dict[str, Config] = {}
+    for number, variant in enumerate(config.variants):
+        name, place = variant.name or variant.backend, f"variants[{number}]"
+        if name in columns:
+            raise InputError(f"{place}: a second {name!r}; give each variant a name of its own")
+        for text in variant.set:
+            if (key := text.partition("=")[0]) in (*LEFT_OUT, *_EVERY, "backend"):
+                raise InputError(f"{place}.set: {key} belongs to the comparison as a whole; other settings are allowed")
+        base = replace(config, variants=(), seeds=1, name=None)
+        try:
+            columns[name] = configs.load_over(base, [f"backend={variant.backend}", *variant.set], source=place).config
+        except InputError as error:
+            raise InputError(f"{place}: {error}") from error
+    return columns
+
+
+def _entries(config: Config, name: str, root: Path, seeds: int) -> Iterator[Entry]:
+    """The pictures of a variant: prompts in order, seeds counting up from the config's or the picture's own."""
+    own = [each.seed for each in config.prompts] or [None]
+    for picture, seed in zip(configs.pictures(config), own, strict=True):
+        for number in range(seeds):
+            single = replace(
+                config,
+                include=picture.include,
+                exclude=picture.exclude,
+                extras=picture.extras,
+                prompts=(),
+                seed=(config.seed if seed is None else seed) + number,
+                threads=torch.get_num_threads(),
+            )
+            folder = cells.place(root, name, job_of(single))
+            single = replace(single, name=folder.name, outputs=str(folder.parent))
+            yield Entry(Cell(name, job_of(single), folder, configs.to_mapping(single)), single)
+
+
+def _fill(entries: Sequence[Entry], loaded: Loaded, progress: Progress, stop: Event) -> list[Cell]:
+    """Make the missing pictures of a variant; the cells, with the error of those that have no run folder."""
+    missing = {cell.folder for cell in cells.unfinished([entry.cell for entry in entries])}
+    if len(missing) < len(entries):
+        progress.note(f"{entries[0].cell.variant}: {len(entries) - len(missing)} of {len(entries)} are there already")
+    made, studio, fault = list[Cell](), None, ""
+    for number, entry in enumerate(entries, start=1):
+        if entry.cell.folder not in missing:
+            made.append(entry.cell)
+            continue
+        if studio is None and not fault:
+            studio, fault = _open(entry.single, progress)
+        problem = fault or _make(entry, loaded, studio, progress, stop=stop, number=(number, len(entries)))
+        made.append(replace(entry.cell, error=problem or None))
+    return made
+
+
+def _open(single: Config, progress: Progress) -> tuple[Studio | None, str]:
+    """The models of a variant, or what is wrong with them."""
+    try:
+        return open_studio(single, progress.note), ""
+    except _FAULTS as error:
+        progress.note(f"{single.backend}: {error}")
+        return None, str(error)
+
+
+def _make(
+    entry: Entry, loaded: Loaded, studio: Studio | None, progress: Progress, *, stop: Event, number: tuple[int, int]
+) -> str:
+    """Make one picture; what went wrong as a line, "" when nothing did."""
+    assert studio is not None
+    cells.make_room(entry.cell)
+    try:
+        studio.backend.check(entry.cell.job)
+        make_picture(entry.single, loaded.text, studio, progress, stop=stop, number=number)
+    except Interrupted:
+        raise
+    except _FAULTS as error:
+        progress.note(f"{entry.cell.folder.name}: {error}")
+        return str(error)
+    return ""
+
+
+def _report(made: Sequence[Cell], config: Config, root: Path, *, title: str, progress: Progress) -> Path:
+    """Score everything with one judge and write report.json, contact-sheet.png and report.html."""
+    judge_of, digest = open_judge(config, progress.note)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    report = summary.summarise(made, root=root, title=title, created=now, judge_of=judge_of, judge_sha256=digest)
+    summary.write_report(root, report)
+    write_sheet(report, root)
+    write_comparison_page(root)
+    return root
+
+
+def _open_folder(loaded: Loaded, title: str) -> Path:
+    """The comparison's folder: new, or the one of the same comparison begun before."""
+    config = loaded.config
+    digest = configs.digest(config)
+    root = Path(config.outputs) / (config.name or f"{folders.slug(f'compare {title}')}-{digest[:10]}")
+    resolved = configs.to_yaml(config)
+    before = root / "config.resolved.yaml"
+    if root.exists():
+        if not before.is_file() or before.read_text(encoding="utf-8") != resolved:
+            raise InputError(f"name: {root} exists and is not this comparison; choose another name")
+        return root
+    folders.claim(Path(config.outputs), name=root.name, slug_from="", digest=digest)
+    folders.write_text(root / "config.yaml", loaded.text or resolved)
+    folders.write_text(before, resolved)
+    return root
+
+
+@contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """Hold the comparison's lock; InputError when another process works on it."""
+    lock = FileLock(root / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise InputError(f"{root}: another process works on this comparison") from error
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,38 @@
+"""Steepest descent by steps of a fixed size, as a torch optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Normalised(torch.optim.Optimizer):
+    """Moves every tensor against its gradient by `lr`, in root mean square over its elements.
+
+    The picture-making step of Santurkar et al. 2019 ("Image Synthesis with a Single (Robust) Classifier"). Adam gives
+    every element its own rate and so takes the noise of elements that do not matter as seriously as those that do;
+    here their ratio stays what the gradient says.
+
+    Args:
+        tensors: what moves; a gradient of zero leaves its tensor where it is.
+        lr: length of a step, in units of the latent. weight_decay: share of the tensor added to its gradient.
+    """
+
+    def __init__(self, tensors: Iterable[Tensor], lr: float, weight_decay: float = 0.0) -> None:
+        super().__init__(tensors, {"lr": lr, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]  # no closure is offered
+        """One step along the gradients that are there."""
+        if closure is not None:
+            raise ValueError("steps of a fixed size take no closure")
+        for group in self.param_groups:
+            for tensor in group["params"]:
+                if tensor.grad is None:
+                    continue
+                slope = tensor.grad + group["weight_decay"] * tensor
+                size = slope.square().mean().sqrt()
+                tensor.sub_(torch.where(size > 0, slope * (group["lr"] / size.clamp_min(1e-30)), 0.0))

@@ -1,0 +1,99 @@
+"""From a config to the backend that it names, its models loaded; a chain where another backend makes the start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from torch import Tensor
+
+from vqclip.backends.chain import Chain
+from vqclip.backends.vqgan import Recipe, VQGANBackend
+from vqclip.config import Config
+from vqclip.crops import CropSpec
+from vqclip.job import Job
+from vqclip.makers_diffusion import make_kandinsky, make_stable_diffusion, picture
+from vqclip.models import vqgan
+from vqclip.models.weights import load
+from vqclip.perceptors import locate, perceptor
+from vqclip.place import Made, Place
+from vqclip.preflight import check_files
+
+IMAGE_SIDE = 256  # px: a picture to resemble is looked at in this size at most; guides see 64 to 448
+
+
+def make(config: Config, place: Place, also: list[Path]) -> Made:
+    """The backend of a config with its models in memory; `also` are files that will be loaded beside them.
+
+    Raises:
+        InputError: settings that this backend does not have. WeightsError, ResourceError: see `vqclip.job`.
+    """
+    if config.start.backend is None:
+        return _maker(config, place, also)(None)
+    first = replace(config, backend=config.start.backend, start=type(config.start)())
+    made = make(first, place, also)
+    finish = _maker(config, place, also)
+    last = finish(None)
+    chain = Chain(made.backend, lambda image: finish(image).backend, last.backend, job_of(first).steps)
+    hashes = {f"start {role}": digest for role, digest in made.hashes.items()} | dict(last.hashes)
+    return Made(chain, hashes, (*made.models, *last.models))
+
+
+def job_of(config: Config) -> Job:
+    """The job of a config with one picture; its steps are the updates that will really run."""
+    steps = config.steps
+    if config.backend != "vqgan":
+        section = config.kandinsky if config.backend == "kandinsky" else config.stable_diffusion
+        whole = config.start.kind not in ("image", "backend") or (
+            config.backend == "kandinsky" and config.kandinsky.mask is not None
+        )
+        steps = section.steps if whole else max(1, int(section.steps * section.strength + 1e-9))
+    return Job(config.include, config.exclude, config.extras, config.size, steps, config.seed)
+
+
+def _maker(config: Config, place: Place, also: list[Path]) -> Callable[[Tensor | None], Made]:
+    """Loads the models; what it returns makes the backend for a start picture (1, 3, H, W), or for none."""
+    makers = {"vqgan": _vqgan, "kandinsky": make_kandinsky, "stable-diffusion": make_stable_diffusion}
+    return makers[config.backend](config, place, also)
+
+
+def _vqgan(config: Config, place: Place, also: list[Path]) -> Callable[[Tensor | None], Made]:
+    paths = [locate(guide.model, "guide", place.note) for guide in config.guides]
+    source = locate(config.generator, "generator", place.note)
+    check_files([source, *paths, *also], place.device)
+    files = [load(path) for path in paths]
+    made_by = load(source)
+    network = vqgan.build(made_by.state, groups=vqgan.groups_of(made_by.metadata))
+    generator = vqgan.VQGAN(network, device=place.device, dtype=place.dtype, pull=config.optimizer.pull)
+    recipe = _recipe(config, generator)
+    guides = [perceptor(guide.model, file, place) for guide, file in zip(config.guides, files, strict=True)]
+    weights = [guide.weight for guide in config.guides]
+    hashes = {f"guide {i}": file.sha256 for i, file in enumerate(files)} | {"generator": made_by.sha256}
+    names = tuple(file.name for file in (made_by, *files))
+
+    def finish(image: Tensor | None) -> Made:
+        started = recipe if image is None else replace(recipe, image=image)
+        return Made(VQGANBackend(generator, guides, weights, recipe=started), hashes, names)
+
+    return finish
+
+
+def _recipe(config: Config, generator: vqgan.VQGAN) -> Recipe:
+    start, rates, weights = config.start, config.optimizer, config.losses
+    generator.grid(config.size)
+    shown = tuple((picture(each.image, (IMAGE_SIDE, IMAGE_SIDE)), each.weight) for each in config.images)
+    return Recipe(
+        crops=CropSpec(**asdict(config.crops)),
+        start="image" if start.kind == "backend" else start.kind,
+        cells=start.cells,
+        contrast=start.contrast,
+        image=picture(start.image, config.size) if start.image else None,
+        images=shown,
+        optimizer=rates.name,
+        rate=rates.lr,
+        rate_end=rates.lr_end,
+        weight_decay=rates.weight_decay,
+        average=config.average,
+        **asdict(weights),
+    )
