@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import platform
 import random
 import time
@@ -19,12 +20,21 @@ import torch
 
 from vqclip import config, images
 from vqclip.assemble import open_studio
+from vqclip.backends import Backend
+from vqclip.backends.vqgan import VQGANBackend
 from vqclip.job import Job, Prompt
+from vqclip.makers import job_of
 
 RESULTS = Path(__file__).parent / "results"
 VOCABULARY = Path(__file__).parent.parent / "vqclip" / "starter" / "vocabulary.json"
 COLOURS = ("red", "green", "blue", "yellow", "purple", "orange")
+Row = dict[str, object]
 GROUNDS = ("white", "black", "yellow", "blue", "green", "pink")
+
+
+def with_article(words: str) -> str:
+    """ "an apple", "a red apple"; names in s, and those of substances, get "a" too: the judge is used to both."""
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
 def draw_prompts(count: int, seed: int) -> list[str]:
@@ -40,28 +50,45 @@ def draw_prompts(count: int, seed: int) -> list[str]:
     return texts
 
 
-def measure(texts: list[str], overrides: list[str]) -> tuple[list[dict[str, object]], list[torch.Tensor]]:
-    """One picture per text at the settings given; rank, margin and seconds of each."""
+def measure(
+    texts: list[str], overrides: list[str], limits: list[float] | None = None
+) -> tuple[list[Row], list[torch.Tensor]]:
+    """One picture per text at the settings given; rank, margin and seconds of each.
+
+    `limits` ends each picture after so many seconds, with what it shows then: for recipes that take longer.
+    """
     settings = config.load(None, [f"include={texts[0]}", *overrides]).config
     studio = open_studio(settings, lambda _message: None)
-    base = Job((Prompt(texts[0]),), settings.exclude, settings.extras, settings.size, settings.steps, settings.seed)
-    rows: list[dict[str, object]] = []
+    base = job_of(settings)
+    rows: list[Row] = []
     pictures = []
     for number, text in enumerate(texts):
         job = replace(base, include=(Prompt(text),), seed=settings.seed + number)
         begun = time.perf_counter()
-        result = studio.backend.generate(job, lambda _step: None)
+        image = draw(studio.backend, job, math.inf if limits is None else limits[number])
         judge = studio.judge_of(job)
         assert judge is not None, "a judge is needed"
-        verdict = judge.judge(result.image)
         seconds = time.perf_counter() - begun
+        verdict = judge.judge(image)
         rows.append({"prompt": text, "rank": verdict.rank, "margin": verdict.margin, "seconds": round(seconds, 2)})
-        pictures.append(result.image)
+        pictures.append(image)
         print(f"{number + 1:3d}/{len(texts)}  rank {verdict.rank:3d}  {seconds:5.1f} s  {text}", flush=True)
     return rows, pictures
 
 
-def summary(rows: list[dict[str, object]]) -> dict[str, float]:
+def draw(backend: Backend, job: Job, limit: float) -> torch.Tensor:
+    """The picture of a job, or of a VQGAN's last step within `limit` seconds, (3, H, W) on the CPU."""
+    if not isinstance(backend, VQGANBackend):
+        return backend.generate(job, lambda _step: None).image
+    end = time.perf_counter() + limit
+    for step in backend.steps(job):
+        image = step.image
+        if time.perf_counter() > end:
+            break
+    return image.cpu()
+
+
+def summary(rows: list[Row]) -> dict[str, float]:
     """Shares of top-1 and top-5, median rank and seconds."""
     ranks = sorted(int(str(row["rank"])) for row in rows)
     seconds = sorted(float(str(row["seconds"])) for row in rows)

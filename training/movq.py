@@ -112,7 +112,10 @@ def update(run: Run, progress: float) -> dict[str, float]:
 @torch.no_grad()
 def open_codebook(run: Run) -> None:
     """Gives the latents unit deviation and fills the codebook by k-means over those of fresh pictures."""
-    cells = torch.cat([encode(run, draw(run) * 2 - 1).movedim(1, -1).reshape(-1, 4) for _ in range(_CELLS // 1024 + 1)])
+    parts: list[Tensor] = []
+    while sum(map(len, parts)) < _CELLS:
+        parts.append(encode(run, draw(run) * 2 - 1).movedim(1, -1).flatten(0, 2))
+    cells = torch.cat(parts)
     mean, deviation = cells.mean(0), cells.std(0)
     for each in (run.model, run.average):
         shift_latents(each, mean, deviation)

@@ -1,0 +1,95 @@
+"""Makes docs/gallery.md: `python -m benchmarks.gallery [--prompts N] [--shown M]`. Nothing is picked or made twice.
+
+N prompts by the default recipe on the starter models, the first M of them shown, beside the same prompts and seeds
+under the `reference` preset, which gets as many seconds for each picture as the default recipe took. Also writes
+benchmarks/results/quality-default.json and quality-reference.json, with how often the judge prefers which.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+from benchmarks.quality import RESULTS, Row, draw_prompts, measure, summary
+from vqclip import images
+
+DOCS = Path(__file__).parent.parent / "docs"
+COLUMNS = 6
+PAGE = """# Gallery
+
+{count} prompts, drawn from the starter models' vocabulary by a fixed seed and shown as they came, each with its place
+among 101 texts as the judge ranks it (1 is best; the judge steered nothing). Picture number n has seed n. Made by
+
+    {command}
+
+## The default recipe
+
+{top1} of {pictures} prompts first, {top5} among the first five; {seconds} s a picture ({machine}).
+
+![{count} pictures by the default recipe](gallery-default.png)
+
+## The `reference` preset
+
+The same prompts, seeds, models and seconds under the settings of the 2021 scripts, at the same size:
+{reference_top1} of {count} first, {reference_top5} among the first five. The judge prefers the default recipe's picture in
+{wins} of {count}, the reference's in {losses}; the rest have the same rank.
+
+![The same prompts under the reference preset](gallery-reference.png)
+"""
+
+
+def save(name: str, rows: list[Row], command: str, more: dict[str, object]) -> None:
+    """Write one result file."""
+    report = {"command": command, "machine": machine(), "summary": summary(rows) | more, "rows": rows}
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"quality-{name}.json").write_text(json.dumps(report, indent=1) + "\n")
+
+
+def machine() -> str:
+    """What the figures were measured on."""
+    return f"{torch.get_num_threads()} CPU threads, torch {torch.__version__.split('+')[0]}"
+
+
+def sheet(name: str, rows: list[Row], pictures: list[torch.Tensor]) -> None:
+    """Write the contact sheet of one recipe."""
+    labels = [f"{row['prompt']} #{row['rank']}" for row in rows]
+    images.grid(pictures, COLUMNS, labels=labels).save(DOCS / f"gallery-{name}.png", optimize=True)
+
+
+def share(rows: list[Row], within: int) -> int:
+    """How many prompts the judge ranks so high."""
+    return sum(int(str(row["rank"])) <= within for row in rows)
+
+
+def main() -> None:
+    """Draw, measure, write the page, the sheets and the figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--prompts", type=int, default=60, help="how many are measured")
+    parser.add_argument("--shown", type=int, default=36, help="how many are shown and drawn by the reference preset")
+    arguments = parser.parse_args()
+    command = f"python -m benchmarks.gallery --prompts {arguments.prompts} --shown {arguments.shown}"
+    texts = draw_prompts(arguments.prompts, 3)
+    rows, pictures = measure(texts, [])
+    save("default", rows, command, {})
+    count = min(arguments.shown, len(texts))
+    sheet("default", rows[:count], pictures[:count])
+    limits = [float(str(row["seconds"])) for row in rows[:count]]
+    side = f"size={pictures[0].shape[-1]},{pictures[0].shape[-2]}"
+    others, rivals = measure(texts[:count], ["preset=reference", side], limits)
+    pairs = [(int(str(one["rank"])), int(str(two["rank"]))) for one, two in zip(rows, others, strict=False)]
+    wins, losses = sum(one < two for one, two in pairs), sum(one > two for one, two in pairs)
+    save("reference", others, command, {"default_wins": wins, "default_loses": losses})
+    sheet("reference", others, rivals)
+    text = PAGE.format(
+        count=count, command=command, pictures=len(rows), top1=share(rows, 1), top5=share(rows, 5), wins=wins,
+        losses=losses, seconds=summary(rows)["median_seconds"], machine=machine(),
+        reference_top1=share(others, 1), reference_top5=share(others, 5),
+    )  # fmt: skip
+    (DOCS / "gallery.md").write_text(text)
+
+
+if __name__ == "__main__":
+    main()

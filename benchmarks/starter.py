@@ -1,0 +1,139 @@
+"""Checks of the starter models that no guide can flatter: `python -m benchmarks.starter {ceiling,colours,shapes}`.
+
+ceiling: where the judge ranks real drawings, and VQGAN reconstructions of them, asked as for pictures that were
+made. colours: whether "red X", "blue X" and "green X" come out in that colour. shapes: whether nearest
+drawings by oriented edges agree with the prompt. The first and last need the icons of `python -m training.data`.
+Writes benchmarks/results/starter-NAME.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import colorsys
+import json
+import random
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmarks.quality import RESULTS, draw, draw_prompts, with_article
+from vqclip import config
+from vqclip.assemble import Studio, judge_for, open_studio
+from vqclip.backends.vqgan import VQGANBackend
+from vqclip.compare.judge import concepts
+from vqclip.job import Job, Prompt
+
+HUES = {"red": (345, 15), "green": (75, 165), "blue": (190, 260)}  # degrees, ends included
+THINGS = 10
+
+
+def judge_rank(studio: Studio, text: str, image: Tensor) -> int:
+    """Place of a text among the usual distractors for one picture."""
+    assert studio.judge is not None, "a judge is needed"
+    return judge_for(Job((Prompt(text),)), studio.judge, studio.judge_name).judge(image).rank
+
+
+def ceiling(studio: Studio, size: int) -> dict[str, object]:
+    """Ranks of real drawings on white, of a style that nothing was trained on and of the guides' own, and rebuilt."""
+    from training.data import load
+    from training.views import make_bank
+
+    assert isinstance(studio.backend, VQGANBackend)
+    guided = tuple(json.loads(vocabulary())["guided"])
+    found: dict[str, object] = {}
+    for title, style in (("unseen style", "openmoji"), ("a style of the guides", "noto")):
+        bank = make_bank(load((style,), "concepts").only(guided), side=size, variants=0, seed=0)
+        pixels = bank.pixels.permute(0, 3, 1, 2).float() / 255
+        white = (pixels[:, :3] + 1 - pixels[:, 3:]).clamp(0, 1)
+        texts = [f"{with_article(truth.name)} on a white background" for truth in bank.truths]
+        generator = studio.backend.generator
+        with torch.no_grad():
+            rebuilt = torch.cat([generator.decode(generator.encode(image[None])) for image in white])
+        for kind, pictures in (("drawings", white), ("reconstructions", rebuilt)):
+            ranks = [judge_rank(studio, text, image) for text, image in zip(texts, pictures, strict=True)]
+            found[f"{title}, {kind}"] = shares(ranks)
+    return found
+
+
+def colours(studio: Studio, job: Job) -> dict[str, object]:
+    """Dominant hue of the middle of pictures of ten things in three colours."""
+    names = [name for name in json.loads(vocabulary())["guided"] if name in concepts()]
+    things = random.Random(7).sample(names, THINGS)  # no secret
+    rows = []
+    for thing in things:
+        for colour in HUES:
+            text = with_article(f"{colour} {thing}")
+            image = draw(studio.backend, Job((Prompt(text),), size=job.size, steps=job.steps, seed=0), float("inf"))
+            hue = dominant_hue(image)
+            low, high = HUES[colour]
+            right = hue is not None and (low <= hue <= high if low < high else hue >= low or hue <= high)
+            rows.append({"prompt": text, "hue": hue, "right": right})
+            print(text, hue, right, flush=True)
+    return {"right": round(sum(bool(row["right"]) for row in rows) / len(rows), 3), "rows": rows}
+
+
+def dominant_hue(image: Tensor) -> float | None:
+    """The commonest hue in degrees, by saturation, of the middle half of (3, H, W); None for a grey middle."""
+    small = F.interpolate(image[None], (64, 64), mode="bilinear", antialias=True, align_corners=False)[0]
+    bins = [0.0] * 24
+    for red, green, blue in small[:, 16:48, 16:48].flatten(1).T.tolist():
+        hue, saturation, value = colorsys.rgb_to_hsv(red, green, blue)
+        if saturation > 0.25 and value > 0.15:
+            bins[int(hue * 24) % 24] += saturation
+    best = max(range(24), key=lambda place: bins[place])
+    return None if bins[best] == 0 else best * 15 + 7.5
+
+
+def shapes(studio: Studio, job: Job, count: int) -> dict[str, object]:
+    """Place of the prompted thing among the guided names, by edges alone."""
+    from benchmarks.second_look import SecondLook
+
+    names = json.loads(vocabulary())["guided"]
+    look, rows = SecondLook(names), []
+    for number, text in enumerate(draw_prompts(count, 3)):
+        name = max((name for name in names if name in text), key=len)
+        made = Job((Prompt(text),), size=job.size, steps=job.steps, seed=number)
+        rows.append({"prompt": text, "rank": look.rank(draw(studio.backend, made, float("inf")), name)})
+        print(rows[-1], flush=True)
+    return {**shares([int(str(row["rank"])) for row in rows]), "among": len(names), "rows": rows}
+
+
+def shares(ranks: list[int]) -> dict[str, float]:
+    """Top-1 and top-5 of a list of ranks."""
+    count = len(ranks)
+    return {
+        "pictures": count,
+        "top1": round(sum(r == 1 for r in ranks) / count, 3),
+        "top5": round(sum(r <= 5 for r in ranks) / count, 3),
+    }
+
+
+def vocabulary() -> str:
+    """The text of the starter models' vocabulary."""
+    from benchmarks.quality import VOCABULARY
+
+    return VOCABULARY.read_text(encoding="utf-8")
+
+
+def main() -> None:
+    """Run one check, print and write it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("check", choices=("ceiling", "colours", "shapes"))
+    parser.add_argument("--prompts", type=int, default=36, help="of shapes")
+    arguments = parser.parse_args()
+    settings = config.load(None, ["include=any"]).config
+    studio = open_studio(settings, lambda _message: None)
+    job = Job((Prompt("any"),), size=settings.size, steps=settings.steps)
+    found = {
+        "ceiling": lambda: ceiling(studio, settings.size[0]),
+        "colours": lambda: colours(studio, job),
+        "shapes": lambda: shapes(studio, job, arguments.prompts),
+    }[arguments.check]()
+    report = {"command": f"python -m benchmarks.starter {arguments.check}", **found}
+    (RESULTS / f"starter-{arguments.check}.json").write_text(json.dumps(report, indent=1) + "\n")
+    print({key: value for key, value in found.items() if key != "rows"})
+
+
+if __name__ == "__main__":
+    main()
