@@ -34,7 +34,7 @@ among 101 texts as the judge ranks it (1 is best; the judge steered nothing). Pi
 ## The `reference` preset
 
 The same prompts, seeds, models and seconds under the settings of the 2021 scripts, at the same size:
-{reference_top1} of {count} first, {reference_top5} among the first five. The judge prefers the default recipe's picture in
+{reference_top1} of {count} first, {reference_top5} among the first five. The judge prefers the default picture in
 {wins} of {count}, the reference's in {losses}; the rest have the same rank.
 
 ![The same prompts under the reference preset](gallery-reference.png)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.tiny_kandinsky import tiny_decoder, tiny_prior
+from tests.tiny_stable_diffusion import parts, pipeline
 from vqclip.config import load
 from vqclip.models.catalogue import entry
 from vqclip.models.weights import KINDS
@@ -158,6 +160,21 @@ assert before == after, [i for i, (a, b) in enumerate(zip(before, after)) if a !
     assert list(tmp_path.iterdir()) == []
 
 
+# Two steps of everything; of a comparison one prompt and one seed.
+TWO = ["steps=2", "kandinsky.steps=2", "kandinsky.prior_steps=2", "stable_diffusion.steps=2", "kandinsky.strength=1"]
+SHORT = {"run": TWO, "rerun": TWO, "compare": [*TWO, 'prompts=["red apple"]', "seeds=1"]}
+
+
+@pytest.fixture(scope="module")
+def pipelines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders of tiny pipelines with random weights."""
+    folder = tmp_path_factory.mktemp("pipelines")
+    tiny_prior().save_pretrained(folder / "kandinsky" / "prior")
+    tiny_decoder().save_pretrained(folder / "kandinsky" / "decoder")
+    pipeline(parts()).save_pretrained(folder / "stable-diffusion")
+    return {"kandinsky": folder / "kandinsky", "stable-diffusion": folder / "stable-diffusion"}
+
+
 def vqclip(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.run(
@@ -171,17 +188,25 @@ def vqclip(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str
 
 
 @pytest.mark.parametrize("config", sorted(ROOT.glob("configs/*.yaml")), ids=lambda path: path.name)
-def test_every_shipped_config_runs_two_steps(config: Path, tmp_path: Path, weight_files: dict[str, Path]) -> None:
+def test_every_shipped_config_runs_two_steps(
+    config: Path, tmp_path: Path, weight_files: dict[str, Path], pipelines: dict[str, Path]
+) -> None:
     text = config.read_text(encoding="utf-8")
     assert text.startswith("# "), f"{config.name} does not say what it makes"
-    assert f"vqclip run configs/{config.name}" in text, f"{config.name} does not show its command"
+    verb = "compare" if re.search(r"^variants:", text, flags=re.MULTILINE) else "run"
+    assert f"vqclip {verb} configs/{config.name}" in text, f"{config.name} does not show its command"
     stand_ins = []
     if re.search(r"^generator:", text, flags=re.MULTILINE):  # full-size weights are not shipped
         stand_ins = [f"generator={weight_files['generator']}", f'guides=["{weight_files["guide"]}"]', "size=64,64"]
         stand_ins += [f"judge={weight_files['judge']}"] if re.search(r"^judge:", text, flags=re.MULTILINE) else []
-    done = vqclip("run", str(config), "steps=2", f"outputs={tmp_path}", "--progress", "none", *stand_ins)
+    if re.search(r"^  prior: ", text, flags=re.MULTILINE):
+        stand_ins = [*(f"kandinsky.{part}={pipelines['kandinsky']}" for part in ("prior", "decoder")), "size=64,64"]
+    if re.search(r"^stable_diffusion:", text, flags=re.MULTILINE):
+        stand_ins = [f"stable_diffusion.model={pipelines['stable-diffusion']}", "size=64,64"]
+    done = vqclip(verb, str(config), *SHORT[verb], f"outputs={tmp_path}", "--progress", "none", *stand_ins)
     assert done.returncode == 0, done.stderr
-    assert sorted(path.name for path in tmp_path.glob("*/final.png"))
+    made = "cells/*/*/final.png" if verb == "compare" else "final.png"
+    assert sorted(path.name for path in tmp_path.glob(f"*/{made}"))
 
 
 def documented() -> list[str]:
@@ -195,7 +220,7 @@ def documented() -> list[str]:
 
 def test_the_readme_shows_the_commands() -> None:
     verbs = {shlex.split(line)[3] for line in documented()}
-    assert {"run", "rerun", "video", "config"} <= verbs
+    assert {"run", "rerun", "compare", "video", "config"} <= verbs
 
 
 def test_readme_commands_run(tmp_path: Path, weight_files: dict[str, Path]) -> None:
@@ -203,18 +228,19 @@ def test_readme_commands_run(tmp_path: Path, weight_files: dict[str, Path]) -> N
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     for line in documented():
         arguments = shlex.split(line, comments=True)[3:]
-        if arguments[0] in {"run", "rerun"}:
-            arguments += ["steps=2", "--progress", "none"]
+        if arguments[0] in SHORT:
+            finished = arguments[0] == "compare" and "outputs/RUN" in arguments  # nothing is drawn anew
+            arguments += [*([] if finished else SHORT[arguments[0]]), "--progress", "none"]
         arguments = [_stand_in(argument, tmp_path, weight_files) for argument in arguments]
         done = vqclip(*arguments, cwd=tmp_path)
         assert done.returncode == 0, f"{line}\n{done.stderr}"
 
 
 def _stand_in(argument: str, folder: Path, files: dict[str, Path]) -> str:
-    """`outputs/<run>` of the README is the newest run made so far; weight paths become tiny files."""
-    runs = sorted(folder.glob("outputs/*"), key=lambda path: path.stat().st_mtime)
-    newest = str(runs[-1].relative_to(folder)) if runs else "outputs"
-    argument = re.sub(r"outputs/<run>|outputs/RUN", newest, argument)
+    """`outputs/<run>` of the README is the newest run made so far, OTHER-RUN the one before; weights become tiny files."""
+    runs = sorted((path.parent for path in folder.glob("outputs/*/run.json")), key=lambda path: path.stat().st_mtime)
+    newest, before = (str(path.relative_to(folder)) for path in ([*runs[-2:][::-1], folder, folder])[:2])
+    argument = re.sub(r"outputs/<run>|outputs/RUN", newest, argument).replace("outputs/OTHER-RUN", before)
     argument = re.sub(r"[^=\"\[]*vqgan[^=\"]*\.ckpt", str(files["generator"]), argument)
     return re.sub(r"[^=\"\[]*ViT-B-32[^=\"\]]*\.pt", str(files["guide"]), argument)
 

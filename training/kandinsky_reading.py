@@ -33,7 +33,7 @@ def whiten(embeddings: Embeddings) -> Reading:
     mean, covariance = views.mean(0), torch.cov(views.T)
     values, vectors = torch.linalg.eigh(covariance)
     matrix = vectors @ torch.diag((values.clamp_min(0) + _SOFT * values.mean()).rsqrt()) @ vectors.T
-    return _read(embeddings, matrix, -matrix @ mean)
+    return read(embeddings, matrix, -matrix @ mean)
 
 
 def translate(embeddings: Embeddings, form: Tensor) -> Reading:
@@ -46,9 +46,10 @@ def translate(embeddings: Embeddings, form: Tensor) -> Reading:
     ridge = 1e-3 * square.diagonal().mean() * torch.eye(len(square), dtype=torch.float64)
     matrix = torch.linalg.solve(square + ridge, centred.T @ goal).T
     offset = form.double().mean(0) - matrix @ views.mean(0)
-    return _read(embeddings, matrix.float(), offset.float())
+    return read(embeddings, matrix.float(), offset.float())
 
 
-def _read(embeddings: Embeddings, matrix: Tensor, offset: Tensor) -> Reading:
+def read(embeddings: Embeddings, matrix: Tensor, offset: Tensor) -> Reading:
+    """The form that a known map gives."""
     views, zero = embeddings.views @ matrix.T + offset, matrix @ embeddings.zero + offset
     return Reading(views, zero, matrix, offset, embeddings.guide)

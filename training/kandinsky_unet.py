@@ -1,7 +1,7 @@
 """Trains the starter Kandinsky's UNet, image embedding to latents: `python -m training.kandinsky_unet --minutes M`.
 
-Needs the pictures of `training.kandinsky_data`. Resumes from its checkpoint when started again, also with another
-state of the guide than before: the network itself reads embeddings in a fixed form of its own, and only the linear
+Needs the pictures of `training.kandinsky_data`. Resumes from its checkpoint when started again. The guide may
+go on learning meanwhile: the network itself reads embeddings in a fixed form of its own, and only the linear
 map into that form is fitted anew. The export has the map folded into its first layers.
 """
 
@@ -24,7 +24,7 @@ from training.data import cache_folder
 from training.export import export
 from training.kandinsky_data import DRAWN, Embeddings, fresh_embeddings, load_movq, load_views
 from training.kandinsky_loop import follow, machine, save_pictures, spend
-from training.kandinsky_reading import Reading, translate, whiten
+from training.kandinsky_reading import Reading, read, translate, whiten
 from training.recipes import pace
 from vqclip.backends.kandinsky_starter import DECODER_NOISE
 
@@ -60,6 +60,9 @@ class Run:
     optimizer: torch.optim.Optimizer
     latents: Tensor
     reading: Reading
+    form: (
+        Tensor  # (N, E) what the views' embeddings were in the network's form at the start: every guide is fitted to it
+    )
     kept: Tensor  # (1000,) cumulative alphas
     device: torch.device
     rng: torch.Generator
@@ -79,7 +82,7 @@ def fold(model: UNet2DConditionModel, reading: Reading) -> UNet2DConditionModel:
 
 
 def start(recipe: Recipe, latents: Tensor, reading: Reading, device: torch.device, shape: dict[str, Any]) -> Run:
-    """A fresh run, its weights drawn from the recipe's seed; at first the network says "no noise"."""
+    """A fresh run, its weights drawn from the recipe's seed; at first the network says "no movement"."""
     torch.manual_seed(recipe.seed)  # the layers draw from the global generator
     model = UNet2DConditionModel(**shape).to(device)
     nn.init.zeros_(model.conv_out.weight)
@@ -88,7 +91,10 @@ def start(recipe: Recipe, latents: Tensor, reading: Reading, device: torch.devic
     average = copy.deepcopy(model).eval().requires_grad_(requires_grad=False)
     rng = torch.Generator().manual_seed(recipe.seed)
     kept = DDPMScheduler(**DECODER_NOISE).alphas_cumprod
-    return Run(recipe, model, average, optimizer, latents.to(device, torch.float32), reading, kept, device, rng)
+    return Run(
+        recipe, model, average, optimizer, latents.to(device, torch.float32), reading,
+        reading.views, kept, device, rng,
+    )  # fmt: skip
 
 
 def attention(device: torch.device) -> contextlib.AbstractContextManager[Any]:
@@ -171,7 +177,7 @@ def write_export(path: Path, run: Run, shape: dict[str, Any], figures: dict[str,
 def save_run(path: Path, run: Run) -> None:
     """A checkpoint from which `resume_run` goes on."""
     tensors = checkpoint.pack(run.model, run.average, run.optimizer) | {"rng": run.rng.get_state()}
-    tensors |= {f"reading.{key}": getattr(run.reading, key) for key in ("views", "zero", "matrix", "offset")}
+    tensors |= {"form": run.form, "matrix": run.reading.matrix, "offset": run.reading.offset}
     state = {"seconds": run.seconds, "steps": run.steps, "views": run.views, "guide": run.reading.guide}
     checkpoint.save(path, tensors, state)
 
@@ -181,10 +187,9 @@ def resume_run(path: Path, run: Run, embeddings: Embeddings) -> None:
     if path.exists():
         tensors, state = checkpoint.load(path)
         run.rng.set_state(tensors.pop("rng"))
-        read = {key: tensors.pop(f"reading.{key}") for key in ("views", "zero", "matrix", "offset")}
-        run.reading = Reading(**read, guide=state["guide"])
-        if state["guide"] != embeddings.guide:
-            run.reading = translate(embeddings, read["views"])
+        run.form, matrix, offset = (tensors.pop(key) for key in ("form", "matrix", "offset"))
+        same = state["guide"] == embeddings.guide
+        run.reading = read(embeddings, matrix, offset) if same else translate(embeddings, run.form)
         checkpoint.unpack(tensors, run.model, run.average, run.optimizer)
         for name in ("seconds", "steps", "views"):
             setattr(run, name, state[name])
@@ -204,6 +209,9 @@ def main() -> None:
     movq = load_movq(folder / "export" / "kandinsky-movq.safetensors").to(device)
 
     def report() -> dict[str, float]:
+        seen = fresh_embeddings(folder / "kandinsky", views.small, guide, device)
+        if seen.guide != run.reading.guide:  # it is still being trained
+            run.reading = translate(seen, run.form)
         figures = examine(run, movq, folder / "logs" / f"kandinsky-unet-{run.steps:06d}.png")
         save_run(folder / "runs" / "kandinsky-unet.safetensors", run)
         write_export(folder / "export" / "kandinsky-unet.safetensors", run, SHAPE, figures)

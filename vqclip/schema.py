@@ -77,12 +77,12 @@ class Optimizer:
     """How the latent descends."""
 
     name: str = key(
-        "adam", "torch optimizer, or normalised: steps of a fixed size",
+        "normalised", "torch optimizer, or normalised: steps of a fixed size",
         choices=("adam", "adamw", "radam", "adamax", "rmsprop", "adagrad", "normalised"),
     )  # fmt: skip
-    lr: float = key(0.1, "learning rate at the first step", above=0.0, high=100.0)
-    lr_end: float = key(0.01, "learning rate at the last step, reached along a cosine", low=0.0, high=100.0)
-    pull: float = key(0.05, "share of the way back to its nearest code in each update", low=0.0, high=1.0)
+    lr: float = key(0.6, "learning rate at the first step", above=0.0, high=100.0)
+    lr_end: float = key(0.02, "learning rate at the last step, reached along a cosine", low=0.0, high=100.0)
+    pull: float = key(0.0, "share of the way back to its nearest code in each update", low=0.0, high=1.0)
     weight_decay: float = key(0.0, "weight decay of the latent", low=0.0, high=10.0)
 
 
@@ -93,7 +93,7 @@ class Crops:
     method: str = key("homography", "one warp per crop, or the whole picture pooled", choices=("homography", "pooled"))
     count: int = key(16, "crops a step", low=1, high=4096)
     chunk: int = key(16, "crops embedded at a time; bounds memory, part of the result", low=1, high=4096)
-    overview: float = key(0.75, "share of crops that show the whole picture", low=0.0, high=1.0)
+    overview: float = key(1.0, "share of crops that show the whole picture", low=0.0, high=1.0)
     scale: tuple[float, float] = key(
         (0.8, 1.0), "range of a detail crop's side over the picture's short side", low=0.01, high=1.0
     )
@@ -102,8 +102,8 @@ class Crops:
     flip: float = key(0.0, "probability of a mirrored crop", low=0.0, high=1.0)
     colour: float = key(0.05, "strength of brightness, contrast, saturation and hue shifts", low=0.0, high=0.5)
     erase: float = key(0.1, "share of crops with an erased rectangle", low=0.0, high=1.0)
-    noise: float = key(0.05, "largest standard deviation of added noise", low=0.0, high=1.0)
-    noise_end: float | None = key(None, "the same at the last step; none = no change", low=0.0, high=1.0)
+    noise: float = key(0.5, "largest standard deviation of added noise", low=0.0, high=1.0)
+    noise_end: float | None = key(0.2, "the same at the last step; none = no change", low=0.0, high=1.0)
     pad: str = key("border", "what lies outside the picture", choices=("border", "reflection", "grey"))
     augment: tuple[str, ...] = key((), "kornia augmentations, applied last and in order", choices=AUGMENTATIONS)
 
@@ -114,7 +114,7 @@ class Losses:
 
     exclude: float = key(0.5, "weight of the exclude prompts", low=0.0, high=1000.0)
     extras: float = key(0.5, "weight of the extras prompts", low=0.0, high=1000.0)
-    smooth: float = key(0.3, "weight of total variation: fewer fine edges", low=0.0, high=1000.0)
+    smooth: float = key(0.0, "weight of total variation: fewer fine edges", low=0.0, high=1000.0)
     anchor: float = key(0.0, "weight that holds the latent near the start", low=0.0, high=1000.0)
     decay: float = key(0.0, "weight that pulls the latent towards zero", low=0.0, high=1000.0)
 
@@ -179,7 +179,7 @@ class Config:
     prompts: tuple[Picture, ...] = key((), "several pictures: texts or {include, exclude, extras, seed}")
     seed: int = key(0, "seed of the first picture; the next ones count up", low=0, high=MAX_SEED)
     size: tuple[int, int] = key((128, 128), "width and height in pixels", low=16, high=4096)
-    steps: int = key(150, "updates of the latent", low=0, high=100000)
+    steps: int = key(80, "updates of the latent", low=0, high=100000)
     backend: str = key("vqgan", "what draws", choices=BACKENDS)
     variants: tuple[Variant, ...] = key((), "what `compare` compares: backends and {backend, name, set}")
     seeds: int = key(1, "pictures that `compare` makes of each prompt, seeds counting up", low=1, high=1000)
