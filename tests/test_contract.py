@@ -44,7 +44,7 @@ ONLY_IN = {
     "open_clip": {"models/open_clip.py"},
     "filelock": {"models/store.py", "contest.py"},
     "jinja2": {"compare/page.py"},
-    "huggingface_hub": {"backends/kandinsky_files.py"},
+    "huggingface_hub": {"backends/kandinsky_files.py", "models/open_clip.py"},
     "platformdirs": {"models/store.py"},
     "click": {"cli.py", "cli_models.py"},
     "kornia": {"augment.py"},
@@ -237,7 +237,7 @@ def test_readme_commands_run(tmp_path: Path, weight_files: dict[str, Path]) -> N
 
 
 def _stand_in(argument: str, folder: Path, files: dict[str, Path]) -> str:
-    """`outputs/<run>` of the README is the newest run made so far, OTHER-RUN the one before; weights become tiny files."""
+    """Stand-ins: `outputs/<run>` is the newest run so far, OTHER-RUN the one before it; weights become tiny files."""
     runs = sorted((path.parent for path in folder.glob("outputs/*/run.json")), key=lambda path: path.stat().st_mtime)
     newest, before = (str(path.relative_to(folder)) for path in ([*runs[-2:][::-1], folder, folder])[:2])
     argument = re.sub(r"outputs/<run>|outputs/RUN", newest, argument).replace("outputs/OTHER-RUN", before)

@@ -42,10 +42,11 @@ def run(bank: Bank, recipe: Recipe = TINY) -> Run:
         return start(recipe, bank, ["disc", "cross", "apple"], torch.device("cpu"))
 
 
-def test_judge_and_guides_share_no_drawings_and_no_share_alike() -> None:
-    assert set(GUIDE_STYLES).isdisjoint(JUDGE_STYLES)
+def test_the_judge_has_drawings_of_its_own_and_nothing_is_share_alike() -> None:
+    assert len(set(JUDGE_STYLES) - set(GUIDE_STYLES)) == 4
+    assert len(set(GUIDE_STYLES) - set(JUDGE_STYLES)) == 4
     assert not any("SA" in STYLES[style].licence for style in (*GUIDE_STYLES, *JUDGE_STYLES))
-    assert RECIPES["judge"].radius == 0 < RECIPES["guide-vit"].radius
+    assert RECIPES["judge"].rejection == 0 < RECIPES["guide-rn"].rejection
     assert len({recipe.seed for recipe in RECIPES.values()}) == len(RECIPES)
 
 

@@ -205,10 +205,11 @@ def test_the_prior_learns_captions_and_goes_on_after_a_stop(
     again = kandinsky_prior.start(prior.recipe, prior.truths, embeddings, prior.reader, shape=PRIOR)
     kandinsky_prior.resume_run(path, again)
     assert kandinsky_prior.update(again, 0.3) == kandinsky_prior.update(prior, 0.3)
-    other = dataclasses.replace(embeddings, guide="b")
+    other = dataclasses.replace(embeddings, views=embeddings.views + 1, guide="b")
     fresh = kandinsky_prior.start(prior.recipe, prior.truths, other, prior.reader, shape=PRIOR)
     kandinsky_prior.resume_run(path, fresh)
-    assert fresh.steps == 0
+    assert (fresh.steps, fresh.guide) == (60, "b")
+    assert torch.allclose(fresh.average.clip_mean[0], other.views.mean(0))
 
 
 def test_the_prior_says_how_well_it_guesses(prior: kandinsky_prior.Run) -> None:

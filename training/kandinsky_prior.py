@@ -1,7 +1,7 @@
 """Trains the starter Kandinsky's prior, caption to image embedding: `python -m training.kandinsky_prior --minutes M`.
 
-Needs the pictures of `training.kandinsky_data` and the finished guide, whose texts it reads. Resumes from its
-checkpoint when started again; with another guide it starts anew.
+Needs the pictures of `training.kandinsky_data` and the guide, whose texts it reads. Resumes from its checkpoint when
+started again; where the guide has learned on since, the weights go on from there with its new embeddings.
 """
 
 from __future__ import annotations
@@ -199,15 +199,17 @@ def save_run(path: Path, run: Run) -> None:
 
 
 def resume_run(path: Path, run: Run) -> None:
-    """Puts a checkpoint of `save_run` back, if there is one of the same guide."""
+    """Puts a checkpoint of `save_run` back, if there is one; mean and deviation stay those of this guide."""
     if path.exists():
         tensors, state = checkpoint.load(path)
-        if state["guide"] == run.guide:
-            run.rng.set_state(tensors.pop("rng"))
-            checkpoint.unpack(tensors, run.model, run.average, run.optimizer)
-            run.words.bit_generator.state = state["words"]
-            for name in ("seconds", "steps", "views"):
-                setattr(run, name, state[name])
+        run.rng.set_state(tensors.pop("rng"))
+        for kind, model in (("model", run.model), ("average", run.average)):
+            for name in ("clip_mean", "clip_std"):
+                tensors[f"{kind}.{name}"] = getattr(model, name).detach().clone()
+        checkpoint.unpack(tensors, run.model, run.average, run.optimizer)
+        run.words.bit_generator.state = state["words"]
+        for name in ("seconds", "steps", "views"):
+            setattr(run, name, state[name])
 
 
 def main() -> None:

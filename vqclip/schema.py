@@ -80,8 +80,8 @@ class Optimizer:
         "normalised", "torch optimizer, or normalised: steps of a fixed size",
         choices=("adam", "adamw", "radam", "adamax", "rmsprop", "adagrad", "normalised"),
     )  # fmt: skip
-    lr: float = key(0.6, "learning rate at the first step", above=0.0, high=100.0)
-    lr_end: float = key(0.02, "learning rate at the last step, reached along a cosine", low=0.0, high=100.0)
+    lr: float = key(0.3, "learning rate at the first step", above=0.0, high=100.0)
+    lr_end: float = key(0.01, "learning rate at the last step, reached along a cosine", low=0.0, high=100.0)
     pull: float = key(0.0, "share of the way back to its nearest code in each update", low=0.0, high=1.0)
     weight_decay: float = key(0.0, "weight decay of the latent", low=0.0, high=10.0)
 
@@ -178,7 +178,7 @@ class Config:
     images: tuple[Reference, ...] = key((), "pictures to resemble: paths and {image, weight}")
     prompts: tuple[Picture, ...] = key((), "several pictures: texts or {include, exclude, extras, seed}")
     seed: int = key(0, "seed of the first picture; the next ones count up", low=0, high=MAX_SEED)
-    size: tuple[int, int] = key((128, 128), "width and height in pixels", low=16, high=4096)
+    size: tuple[int, int] = key((192, 192), "width and height in pixels", low=16, high=4096)
     steps: int = key(80, "updates of the latent", low=0, high=100000)
     backend: str = key("vqgan", "what draws", choices=BACKENDS)
     variants: tuple[Variant, ...] = key((), "what `compare` compares: backends and {backend, name, set}")
