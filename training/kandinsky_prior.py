@@ -162,7 +162,7 @@ def guess_embeddings(run: Run, captions: list[str], seed: int, guidance: float =
     return run.average.post_process_latents(latents)
 
 
-def examine(run: Run, count: int = 400) -> dict[str, float]:
+def examine(run: Run, count: int = 128) -> dict[str, float]:
     """How near guessed embeddings come to those of pictures of which their full caption is true.
 
     `named` is the share of guesses whose nearest training picture has the asked name; `colour` and `ground` likewise.
@@ -229,7 +229,7 @@ def main() -> None:
         write_export(folder / "export" / "kandinsky-prior.safetensors", run, SHAPE, figures)
         return figures
 
-    spend(run, arguments.minutes, update, report, log=folder / "logs" / "kandinsky-prior.jsonl", every=120)
+    spend(run, arguments.minutes, update, report, log=folder / "logs" / "kandinsky-prior.jsonl", every=240)
 
 
 if __name__ == "__main__":

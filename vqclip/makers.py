@@ -95,5 +95,6 @@ def _recipe(config: Config, generator: vqgan.VQGAN) -> Recipe:
         rate_end=rates.lr_end,
         weight_decay=rates.weight_decay,
         average=config.average,
+        coarse=config.coarse,
         **asdict(weights),
     )

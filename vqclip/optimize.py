@@ -28,6 +28,7 @@ def optimize(
     steps: int,
     rng: torch.Generator,
     average: float = 0.0,
+    span: range | None = None,
 ) -> Iterator[Step]:
     """Yield steps + 1 Steps: number 0 is the untouched start, the last one is the result.
 
@@ -47,17 +48,19 @@ def optimize(
         rng: CPU generator from which every crop is drawn.
         average: decay of the moving average of latents in [0, 1); above 0 the average is what is
             shown and scored.
+        span: which of the updates to make, None for all; begins where another span ended, with its picture.
     """
     latent = latent.detach().clone().requires_grad_()  # (1, C, h, w)
     mean = latent.detach().clone()
     stepper = optimizer([latent])
 
-    for index in range(steps + 1):
+    span = span or range(steps)
+    for index in range(span.start, span.stop + 1):
         source = mean + (latent - latent.detach()) if average else latent  # gradients go to `latent`
         image = generator.decode(source)  # (1, 3, H, W) in [0, 1]
         canvas = image.detach().requires_grad_()  # where the gradients of all chunks meet
         terms: dict[str, Tensor] = {}
-        learning = index < steps
+        learning = index < span.stop
 
         plan = cropper.draw(rng, width=image.shape[-1], height=image.shape[-2], progress=index / max(1, steps))
         for part in plan.chunks:

@@ -195,6 +195,7 @@ class Config:
     too_long: str = key("error", "prompts over CLIP's context length", choices=("error", "truncate"))
     start: Start = Start()
     optimizer: Optimizer = Optimizer()
+    coarse: float = key(0.5, "share of the steps made at half the size first; 0 = none", low=0.0, high=1.0)
     average: float = key(0.0, "decay of the moving average of latents; 0 = off", low=0.0, below=1.0)
     crops: Crops = Crops()
     losses: Losses = Losses()

@@ -40,6 +40,7 @@ class Recipe:
     optimizer, rate, rate_end, weight_decay: name in `OPTIMIZERS` and a cosine from `rate` to `rate_end`.
     average: decay of the latent's moving average, 0 for none.
     exclude, extras: factors on all exclude and extra prompts; include counts 1.
+    coarse: share of the steps, in [0, 1], that are made at half the size first; none from a start picture.
     images: pictures (1, 3, H, W) in [0, 1] that the result should resemble to the guides, each with a weight.
     smooth, anchor, decay: weights of total variation, distance from the start and the latent's size.
     """
@@ -58,6 +59,7 @@ class Recipe:
     smooth: float
     anchor: float
     decay: float
+    coarse: float = 0.0
     image: Tensor | None = None
     images: tuple[tuple[Tensor, float], ...] = ()
 
@@ -81,8 +83,23 @@ class VQGANBackend:
             guide.embed_text([prompt.text for prompt in (*job.include, *job.exclude, *job.extras)])
 
     def steps(self, job: Job) -> Iterator[Step]:
-        """Yield `job.steps` + 1 Steps: the untouched start first, the result last."""
-        latent = start_latent(self.generator, self.recipe, size=job.size, rng=job.rng("start"))
+        """Yield `job.steps` + 1 Steps: the untouched start first, the result last, all of the job's size.
+
+        With `coarse` the first part of the run works at half the size and goes on from its picture, enlarged:
+        the guides' pull then moves whole areas before it draws lines.
+        """
+        early = 0 if self.recipe.start == "image" else round(self.recipe.coarse * job.steps)
+        size = half(job.size, self.generator.stride) if early else job.size
+        latent = start_latent(self.generator, self.recipe, size=size, rng=job.rng("start"))
+        if early:
+            for step in self._descend(job, latent, range(early)):
+                picture = enlarge(step.image[None], job.size)
+                if step.index < early:
+                    yield Step(step.index, job.steps, picture[0], step.terms)
+            latent = self.generator.encode(picture)
+        yield from self._descend(job, latent, range(early, job.steps))
+
+    def _descend(self, job: Job, latent: Tensor, span: range) -> Iterator[Step]:
         return optimize(
             self.generator,
             latent,
@@ -92,7 +109,8 @@ class VQGANBackend:
             optimizer=_maker(self.recipe),
             rate=cosine(self.recipe.rate, self.recipe.rate_end, job.steps),
             steps=job.steps,
-            rng=job.rng("crops"),
+            span=span,
+            rng=job.rng("late crops" if span.start else "crops"),
             average=self.recipe.average,
         )
 
@@ -175,6 +193,17 @@ def start_latent(generator: Generator, recipe: Recipe, *, size: tuple[int, int],
     if recipe.start == "image" and recipe.image is not None:
         return generator.encode(recipe.image.to(noise.device))
     raise InputError(f"start.kind: {recipe.start!r} needs start.image; allowed: smooth, noise, mean, image")
+
+
+def half(size: tuple[int, int], stride: int) -> tuple[int, int]:
+    """About half of (width, height), in whole latent cells, at least four of them."""
+    width, height = (max(4, round(side / 2 / stride)) * stride for side in size)
+    return width, height
+
+
+def enlarge(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """(1, 3, h, w) -> (1, 3, H, W) for `size` = (width, height), bicubic, in [0, 1]."""
+    return F.interpolate(image, size[::-1], mode="bicubic", align_corners=False).clamp(0, 1)
 
 
 def smooth_colours(size: tuple[int, int], cells: int, contrast: float, *, rng: torch.Generator) -> Tensor:
