@@ -91,8 +91,8 @@ class Crops:
     """What the guides look at in each step."""
 
     method: str = key("homography", "one warp per crop, or the whole picture pooled", choices=("homography", "pooled"))
-    count: int = key(16, "crops a step", low=1, high=4096)
-    chunk: int = key(16, "crops embedded at a time; bounds memory, part of the result", low=1, high=4096)
+    count: int = key(12, "crops a step", low=1, high=4096)
+    chunk: int = key(12, "crops embedded at a time; bounds memory, part of the result", low=1, high=4096)
     overview: float = key(1.0, "share of crops that show the whole picture", low=0.0, high=1.0)
     scale: tuple[float, float] = key(
         (0.8, 1.0), "range of a detail crop's side over the picture's short side", low=0.01, high=1.0
@@ -179,7 +179,7 @@ class Config:
     prompts: tuple[Picture, ...] = key((), "several pictures: texts or {include, exclude, extras, seed}")
     seed: int = key(0, "seed of the first picture; the next ones count up", low=0, high=MAX_SEED)
     size: tuple[int, int] = key((192, 192), "width and height in pixels", low=16, high=4096)
-    steps: int = key(80, "updates of the latent", low=0, high=100000)
+    steps: int = key(60, "updates of the latent", low=0, high=100000)
     backend: str = key("vqgan", "what draws", choices=BACKENDS)
     variants: tuple[Variant, ...] = key((), "what `compare` compares: backends and {backend, name, set}")
     seeds: int = key(1, "pictures that `compare` makes of each prompt, seeds counting up", low=1, high=1000)

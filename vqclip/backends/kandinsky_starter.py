@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vqclip.backends.diffusion import quiet
 from vqclip.job import WeightsError
 from vqclip.models import clip, convert, weights
 from vqclip.models.weights import Weights
@@ -98,7 +99,8 @@ class Starter:
         Raises:
             WeightsError: weights that do not fit what their file says of them.
         """
-        return self.build(notice).to(device, dtype)
+        with quiet():  # every move to a precision is commented on, also where nothing is at stake
+            return self.build(notice).to(device, dtype)
 
 
 def find_prior(prior: str = PRIOR, guide: str = GUIDE) -> Starter:
