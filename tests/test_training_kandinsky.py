@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from clip.model import CLIP
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
@@ -44,6 +45,10 @@ UNET: dict[str, Any] = {
 PRIOR: dict[str, Any] = {
     "num_attention_heads": 2, "attention_head_dim": 16, "num_layers": 1, "embedding_dim": WIDE,
     "num_embeddings": 12, "additional_embeddings": 4,
+}  # fmt: skip
+MOVQ: dict[str, Any] = {
+    "latent_channels": 4, "vq_embed_dim": 4, "norm_type": "spatial", "block_out_channels": [32] * 4,
+    "down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4, "norm_num_groups": 4,
 }  # fmt: skip
 
 
@@ -86,12 +91,7 @@ def test_views_are_centred_follow_the_seed_and_come_back_from_disk(tmp_path: Pat
     pixels = np.zeros((1, 128, 128, 4), np.uint8)
     pixels[0, 32:96, 32:96] = (215, 35, 40, 255)
     bank = make_bank(Icons(pixels, ["square"], ["noto"], ["square"]), side=128, variants=1, seed=0)
-    shape = {
-        "latent_channels": 4, "vq_embed_dim": 4, "norm_type": "spatial", "block_out_channels": [32] * 4,
-        "down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4,
-        "norm_num_groups": 4,
-    }  # fmt: skip
-    movq = make_movq(shape, 0)
+    movq = make_movq(MOVQ, 0)
     first, again, other = (draw_views(bank, movq, 6, seed) for seed in (1, 1, 2))
     assert torch.equal(first.small, again.small)
     assert not torch.equal(first.small, other.small)
@@ -226,8 +226,7 @@ def test_exports_open_as_the_package_s_pipelines(
     path = tmp_path / "kandinsky-prior.safetensors"
     own = dataclasses.replace(prior, guide=digest_of(load_file(guide)))
     kandinsky_prior.write_export(path, own, PRIOR, {"cosine": 0.51234567})
-    found = kandinsky_starter.find_prior(str(path), str(guide))
-    pipe = found.open()
+    pipe = kandinsky_starter.find_prior(str(path), str(guide)).open()
     assert torch.allclose(pipe.prior.clip_mean[0], embeddings.views.mean(0), atol=1e-2)
     texts, states, mask = pipe._encode_prompt("a red disc", CPU, 1, False)
     ours = prior.reader(["a red disc"])
@@ -236,8 +235,6 @@ def test_exports_open_as_the_package_s_pipelines(
 
 
 def test_the_unet_s_export_says_with_which_guide_it_was_trained(run: kandinsky_unet.Run, tmp_path: Path) -> None:
-    from safetensors import safe_open
-
     path = tmp_path / "kandinsky-unet.safetensors"
     kandinsky_unet.write_export(path, run, UNET, {})
     with safe_open(path, "pt") as file:
@@ -248,9 +245,6 @@ def test_the_unet_s_export_says_with_which_guide_it_was_trained(run: kandinsky_u
 
 
 def test_sheets_of_samples_are_drawn(run: kandinsky_unet.Run, tmp_path: Path) -> None:
-    shape = {"latent_channels": 4, "vq_embed_dim": 4, "norm_type": "spatial", "norm_num_groups": 4,
-             "block_out_channels": [32], "down_block_types": ["DownEncoderBlock2D"],
-             "up_block_types": ["UpDecoderBlock2D"]}  # fmt: skip
-    figures = kandinsky_unet.examine(run, make_movq(shape, 0), tmp_path / "sheet.png", columns=2)
+    figures = kandinsky_unet.examine(run, make_movq(MOVQ, 0), tmp_path / "sheet.png", columns=2)
     assert figures["deviation"] > 0
     assert (tmp_path / "sheet.png").read_bytes()[:4] == b"\x89PNG"
