@@ -14,6 +14,7 @@ import pytest
 
 from tests.tiny_kandinsky import tiny_decoder, tiny_prior
 from tests.tiny_stable_diffusion import parts, pipeline
+from vqclip.cli import main
 from vqclip.config import load
 from vqclip.models.catalogue import entry
 from vqclip.models.weights import KINDS
@@ -203,8 +204,7 @@ def test_every_shipped_config_runs_two_steps(
         stand_ins = [*(f"kandinsky.{part}={pipelines['kandinsky']}" for part in ("prior", "decoder")), "size=64,64"]
     if re.search(r"^stable_diffusion:", text, flags=re.MULTILINE):
         stand_ins = [f"stable_diffusion.model={pipelines['stable-diffusion']}", "size=64,64"]
-    done = vqclip(verb, str(config), *SHORT[verb], f"outputs={tmp_path}", "--progress", "none", *stand_ins)
-    assert done.returncode == 0, done.stderr
+    assert main([verb, str(config), *SHORT[verb], f"outputs={tmp_path}", "--progress", "none", *stand_ins]) == 0
     made = "cells/*/*/final.png" if verb == "compare" else "final.png"
     assert sorted(path.name for path in tmp_path.glob(f"*/{made}"))
 
@@ -237,10 +237,10 @@ def test_readme_commands_run(tmp_path: Path, weight_files: dict[str, Path]) -> N
 
 
 def _stand_in(argument: str, folder: Path, files: dict[str, Path]) -> str:
-    """Stand-ins: `outputs/<run>` is the newest run so far, OTHER-RUN the one before it; weights become tiny files."""
+    """Stand-ins: `outputs/<run>` is the newest run so far, OTHER-RUN the first one; weights become tiny files."""
     runs = sorted((path.parent for path in folder.glob("outputs/*/run.json")), key=lambda path: path.stat().st_mtime)
-    newest, before = (str(path.relative_to(folder)) for path in ([*runs[-2:][::-1], folder, folder])[:2])
-    argument = re.sub(r"outputs/<run>|outputs/RUN", newest, argument).replace("outputs/OTHER-RUN", before)
+    first, newest = (str(path.relative_to(folder)) for path in ([runs[0], runs[-1]] if runs else [folder, folder]))
+    argument = re.sub(r"outputs/<run>|outputs/RUN", newest, argument).replace("outputs/OTHER-RUN", first)
     argument = re.sub(r"[^=\"\[]*vqgan[^=\"]*\.ckpt", str(files["generator"]), argument)
     return re.sub(r"[^=\"\[]*ViT-B-32[^=\"\]]*\.pt", str(files["guide"]), argument)
 
