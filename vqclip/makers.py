@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from vqclip.backends.chain import Chain
+from vqclip.backends.diffusion import shortened
 from vqclip.backends.vqgan import Recipe, VQGANBackend
 from vqclip.config import Config
 from vqclip.crops import CropSpec
@@ -48,7 +49,7 @@ def job_of(config: Config) -> Job:
         whole = config.start.kind not in ("image", "backend") or (
             config.backend == "kandinsky" and config.kandinsky.mask is not None
         )
-        steps = section.steps if whole else max(1, int(section.steps * section.strength + 1e-9))
+        steps = section.steps if whole else max(1, shortened(section.steps, section.strength))
     return Job(config.include, config.exclude, config.extras, config.size, steps, config.seed)
 
 

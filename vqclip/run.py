@@ -18,6 +18,7 @@ from vqclip.assemble import Studio, open_studio
 from vqclip.backends.vqgan import VQGANBackend
 from vqclip.compare.judge import Judge
 from vqclip.compare.page import write_run_page
+from vqclip.compare.variants import flat
 from vqclip.config import Config, Loaded
 from vqclip.job import InputError, Job, Result, Step
 from vqclip.makers import job_of
@@ -193,14 +194,8 @@ def _record(
 
 def _changed(config: Config) -> dict[str, Any]:
     """Dotted key -> default value, for every setting that is not the default."""
-    default = configs.to_mapping(Config())
-    found: dict[str, Any] = {}
-    for name, value in configs.to_mapping(config).items():
-        pairs = [(f"{name}.{key}", each, default[name][key]) for key, each in value.items()] if isinstance(
-            value, dict
-        ) else [(name, value, default[name])]  # fmt: skip
-        found |= {key: before for key, now, before in pairs if now != before}
-    return found
+    default, now = (flat(configs.to_mapping(each)) for each in (Config(), config))
+    return {key: before for key, before in default.items() if now[key] != before}
 
 
 @contextmanager

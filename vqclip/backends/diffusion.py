@@ -78,15 +78,19 @@ class Denoising:
                 raise InputError("mask: nothing in it is white (> 0.5), so nothing would be repainted")
 
 
+def shortened(steps: int, strength: float) -> int:
+    """Updates of an image-to-image run; the small addition keeps 100 * 0.29 at 29, where binary fractions give 28."""
+    return int(steps * strength + 1e-9)
+
+
 def updates(denoising: Denoising) -> int:
     """How many updates of the latent really run: all steps, or `strength` of them from a start picture.
 
-    The small addition keeps 100 * 0.29 at 29, where binary fractions alone give 28. Raises InputError
-    when less than one update is left.
+    Raises InputError when less than one update is left.
     """
     if denoising.image is None or denoising.mask is not None:
         return denoising.steps
-    count = int(denoising.steps * denoising.strength + 1e-9)
+    count = shortened(denoising.steps, denoising.strength)
     if count < 1:
         given = f"strength {denoising.strength} of {denoising.steps} steps"
         raise InputError(f"{given} is less than one update; strength * steps must be at least 1")

@@ -17,14 +17,15 @@ _LONGEST: Final = 80  # characters of a variant's name
 
 def settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a config by dotted key, without those in LEFT_OUT; lists are values."""
-    return _flat({key: value for key, value in config.items() if key not in LEFT_OUT}, "")
+    return flat({key: value for key, value in config.items() if key not in LEFT_OUT})
 
 
-def _flat(section: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+def flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections as one mapping of dotted keys."""
     found: dict[str, Any] = {}
     for key, value in section.items():
         inner = isinstance(value, Mapping) and value
-        found |= _flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
+        found |= flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
     return found
 
 
