@@ -8,12 +8,11 @@ benchmarks/results/quality-default.json and quality-reference.json, with how oft
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import torch
 
-from benchmarks.quality import RESULTS, Row, draw_prompts, measure, summary
+from benchmarks.quality import Row, draw_prompts, measure, save, summary
 from vqclip import images
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -27,7 +26,7 @@ among 101 texts as the judge ranks it (1 is best; the judge steered nothing). Pi
 
 ## The default recipe
 
-{top1} of {pictures} prompts first, {top5} among the first five; {seconds} s a picture ({machine}).
+{top1} of {pictures} prompts first, {top5} among the first five; {seconds} s a picture ({threads} CPU threads).
 
 ![{count} pictures by the default recipe](gallery-default.png)
 
@@ -39,18 +38,6 @@ The same prompts, seeds, models and seconds under the settings of the 2021 scrip
 
 ![The same prompts under the reference preset](gallery-reference.png)
 """
-
-
-def save(name: str, rows: list[Row], command: str, more: dict[str, object]) -> None:
-    """Write one result file."""
-    report = {"command": command, "machine": machine(), "summary": summary(rows) | more, "rows": rows}
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"quality-{name}.json").write_text(json.dumps(report, indent=1) + "\n")
-
-
-def machine() -> str:
-    """What the figures were measured on."""
-    return f"{torch.get_num_threads()} CPU threads, torch {torch.__version__.split('+')[0]}"
 
 
 def sheet(name: str, rows: list[Row], pictures: list[torch.Tensor]) -> None:
@@ -73,7 +60,7 @@ def main() -> None:
     command = f"python -m benchmarks.gallery --prompts {arguments.prompts} --shown {arguments.shown}"
     texts = draw_prompts(arguments.prompts, 3)
     rows, pictures = measure(texts, [])
-    save("default", rows, command, {})
+    save("default", command, rows)
     count = min(arguments.shown, len(texts))
     sheet("default", rows[:count], pictures[:count])
     limits = [float(str(row["seconds"])) for row in rows[:count]]
@@ -81,11 +68,11 @@ def main() -> None:
     others, rivals = measure(texts[:count], ["preset=reference", side], limits)
     pairs = [(int(str(one["rank"])), int(str(two["rank"]))) for one, two in zip(rows, others, strict=False)]
     wins, losses = sum(one < two for one, two in pairs), sum(one > two for one, two in pairs)
-    save("reference", others, command, {"default_wins": wins, "default_loses": losses})
+    save("reference", command, others, {"default_wins": wins, "default_loses": losses})
     sheet("reference", others, rivals)
     text = PAGE.format(
         count=count, command=command, pictures=len(rows), top1=share(rows, 1), top5=share(rows, 5), wins=wins,
-        losses=losses, seconds=summary(rows)["median_seconds"], machine=machine(),
+        losses=losses, seconds=summary(rows)["median_seconds"], threads=torch.get_num_threads(),
         reference_top1=share(others, 1), reference_top5=share(others, 5),
     )  # fmt: skip
     (DOCS / "gallery.md").write_text(text)

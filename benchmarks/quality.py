@@ -28,13 +28,8 @@ from vqclip.makers import job_of
 RESULTS = Path(__file__).parent / "results"
 VOCABULARY = Path(__file__).parent.parent / "vqclip" / "starter" / "vocabulary.json"
 COLOURS = ("red", "green", "blue", "yellow", "purple", "orange")
-Row = dict[str, object]
 GROUNDS = ("white", "black", "yellow", "blue", "green", "pink")
-
-
-def with_article(words: str) -> str:
-    """ "an apple", "a red apple"; names in s, and those of substances, get "a" too: the judge is used to both."""
-    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+Row = dict[str, object]
 
 
 def draw_prompts(count: int, seed: int) -> list[str]:
@@ -92,13 +87,23 @@ def summary(rows: list[Row]) -> dict[str, float]:
     """Shares of top-1 and top-5, median rank and seconds."""
     ranks = sorted(int(str(row["rank"])) for row in rows)
     seconds = sorted(float(str(row["seconds"])) for row in rows)
-    return {
-        "pictures": len(rows),
-        "top1": round(sum(rank == 1 for rank in ranks) / len(ranks), 3),
-        "top5": round(sum(rank <= 5 for rank in ranks) / len(ranks), 3),
-        "median_rank": ranks[len(ranks) // 2],
-        "median_seconds": seconds[len(seconds) // 2],
-    }
+    medians = {"median_rank": ranks[len(ranks) // 2], "median_seconds": seconds[len(seconds) // 2]}
+    return shares(ranks) | medians
+
+
+def shares(ranks: list[int]) -> dict[str, float]:
+    """Top-1 and top-5 of a list of ranks."""
+    count = len(ranks)
+    firsts = {f"top{most}": round(sum(rank <= most for rank in ranks) / count, 3) for most in (1, 5)}
+    return {"pictures": count, **firsts}
+
+
+def save(name: str, command: str, rows: list[Row], more: dict[str, object] | None = None) -> None:
+    """Write benchmarks/results/quality-NAME.json and print its summary."""
+    machine = f"{torch.get_num_threads()} threads, {platform.machine()}, torch {torch.__version__}"
+    report = {"command": command, "machine": machine, "summary": summary(rows) | (more or {}), "rows": rows}
+    (RESULTS / f"quality-{name}.json").write_text(json.dumps(report, indent=1) + "\n")
+    print(json.dumps(report["summary"]))
 
 
 def main() -> None:
@@ -112,16 +117,8 @@ def main() -> None:
     arguments = parser.parse_intermixed_args()
     texts = draw_prompts(arguments.prompts, arguments.draw)
     rows, pictures = measure(texts, arguments.overrides)
-    report = {
-        "command": f"python -m benchmarks.quality {arguments.name} --prompts {arguments.prompts}"
-        f" --draw {arguments.draw} {' '.join(arguments.overrides)}".strip(),
-        "machine": f"{torch.get_num_threads()} threads, {platform.machine()}, torch {torch.__version__}",
-        "summary": summary(rows),
-        "rows": rows,
-    }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"quality-{arguments.name}.json").write_text(json.dumps(report, indent=1) + "\n")
-    print(json.dumps(report["summary"]))
+    command = f"python -m benchmarks.quality {arguments.name} --prompts {arguments.prompts} --draw {arguments.draw}"
+    save(arguments.name, " ".join([command, *arguments.overrides]), rows)
     if arguments.sheet:
         labels = [f"{row['prompt']} #{row['rank']}" for row in rows]
         images.grid(pictures, 6, labels=labels).save(RESULTS / f"quality-{arguments.name}.png")

@@ -17,15 +17,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.quality import RESULTS, draw, draw_prompts, with_article
+from benchmarks.quality import RESULTS, VOCABULARY, draw, draw_prompts, shares
+from training.captions import with_article
 from vqclip import config
 from vqclip.assemble import Studio, judge_for, open_studio
 from vqclip.backends.vqgan import VQGANBackend
-from vqclip.compare.judge import concepts
 from vqclip.job import Job, Prompt
 
 HUES = {"red": (345, 15), "green": (75, 165), "blue": (190, 260)}  # degrees, ends included
 THINGS = 10
+
+
+def guided() -> list[str]:
+    """The names that the guide knows best."""
+    names: list[str] = json.loads(VOCABULARY.read_text(encoding="utf-8"))["guided"]
+    return names
 
 
 def judge_rank(studio: Studio, text: str, image: Tensor) -> int:
@@ -40,13 +46,12 @@ def ceiling(studio: Studio, size: int) -> dict[str, object]:
     from training.views import make_bank
 
     assert isinstance(studio.backend, VQGANBackend)
-    guided = tuple(json.loads(vocabulary())["guided"])
     found: dict[str, object] = {}
     for title, style in (("unseen style", "openmoji"), ("a style of the guides", "noto")):
-        bank = make_bank(load((style,), "concepts").only(guided), side=size, variants=0, seed=0)
+        bank = make_bank(load((style,), "concepts").only(tuple(guided())), side=size, variants=0, seed=0)
         pixels = bank.pixels.permute(0, 3, 1, 2).float() / 255
         white = (pixels[:, :3] + 1 - pixels[:, 3:]).clamp(0, 1)
-        texts = [f"{with_article(truth.name)} on a white background" for truth in bank.truths]
+        texts = [f"{with_article(truth.name, truth.name)} on a white background" for truth in bank.truths]
         generator = studio.backend.generator
         with torch.no_grad():
             rebuilt = torch.cat([generator.decode(generator.encode(image[None])) for image in white])
@@ -58,12 +63,11 @@ def ceiling(studio: Studio, size: int) -> dict[str, object]:
 
 def colours(studio: Studio, job: Job) -> dict[str, object]:
     """Dominant hue of the middle of pictures of ten things in three colours."""
-    names = [name for name in json.loads(vocabulary())["guided"] if name in concepts()]
-    things = random.Random(7).sample(names, THINGS)  # no secret
+    things = random.Random(7).sample(guided(), THINGS)  # no secret
     rows = []
     for thing in things:
         for colour in HUES:
-            text = with_article(f"{colour} {thing}")
+            text = with_article(f"{colour} {thing}", thing)
             image = draw(studio.backend, Job((Prompt(text),), size=job.size, steps=job.steps, seed=0), float("inf"))
             hue = dominant_hue(image)
             low, high = HUES[colour]
@@ -89,7 +93,7 @@ def shapes(studio: Studio, job: Job, count: int) -> dict[str, object]:
     """Place of the prompted thing among the guided names, by edges alone."""
     from benchmarks.second_look import SecondLook
 
-    names = json.loads(vocabulary())["guided"]
+    names = guided()
     look, rows = SecondLook(names), []
     for number, text in enumerate(draw_prompts(count, 3)):
         name = max((name for name in names if name in text), key=len)
@@ -97,23 +101,6 @@ def shapes(studio: Studio, job: Job, count: int) -> dict[str, object]:
         rows.append({"prompt": text, "rank": look.rank(draw(studio.backend, made, float("inf")), name)})
         print(rows[-1], flush=True)
     return {**shares([int(str(row["rank"])) for row in rows]), "among": len(names), "rows": rows}
-
-
-def shares(ranks: list[int]) -> dict[str, float]:
-    """Top-1 and top-5 of a list of ranks."""
-    count = len(ranks)
-    return {
-        "pictures": count,
-        "top1": round(sum(r == 1 for r in ranks) / count, 3),
-        "top5": round(sum(r <= 5 for r in ranks) / count, 3),
-    }
-
-
-def vocabulary() -> str:
-    """The text of the starter models' vocabulary."""
-    from benchmarks.quality import VOCABULARY
-
-    return VOCABULARY.read_text(encoding="utf-8")
 
 
 def main() -> None:

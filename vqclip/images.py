@@ -214,11 +214,11 @@ def grid(
         left, top = gap + index % columns * pitch[0], gap + index // columns * pitch[1]
         sheet.paste(picture, (left + (cell[0] - picture.width) // 2, top + (cell[1] - picture.height) // 2))
         if labels is not None:
-            draw.text((left, top + cell[1] + 1), _shorten(labels[index], cell[0], font), (0, 0, 0), font)
+            draw.text((left, top + cell[1] + 1), shorten(labels[index], cell[0], font), (0, 0, 0), font)
     return sheet
 
 
-def _shorten(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+def shorten(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
     """One line of `text` that is at most `width` pixels wide, with an ellipsis where something was cut."""
     line = "".join(c if c.isprintable() else " " for c in text[:400])
     if font.getlength(line) <= width:

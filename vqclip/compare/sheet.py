@@ -138,9 +138,4 @@ def _write(
     fill: tuple[int, int, int] = _INK,
 ) -> None:
     """One line of text, cut to `width` pixels with dots where something was left out."""
-    line = "".join(c if c.isprintable() else " " for c in text[:400])
-    if font.getlength(line) > width:
-        while line and font.getlength(line + "...") > width:
-            line = line[:-1]
-        line = line.rstrip() + "..."
-    draw.text(at, line, fill, font)
+    draw.text(at, images.shorten(text, width, font), fill, font)
