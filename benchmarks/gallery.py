@@ -2,7 +2,8 @@
 
 N prompts by the default recipe on the starter models, the first M of them shown, beside the same prompts and seeds
 under the `reference` preset, which gets as many seconds for each picture as the default recipe took. Also writes
-benchmarks/results/quality-default.json and quality-reference.json, with how often the judge prefers which.
+benchmarks/results/quality-default.json and quality-reference.json, with how often the judge prefers which, and leaves
+the N pictures in outputs/gallery for other checks.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from benchmarks.quality import Row, draw_prompts, measure, save, summary
 from vqclip import images
 
 DOCS = Path(__file__).parent.parent / "docs"
+PICTURES = DOCS.parent / "outputs" / "gallery"
 COLUMNS = 6
 PAGE = """# Gallery
 
@@ -61,6 +63,9 @@ def main() -> None:
     texts = draw_prompts(arguments.prompts, 3)
     rows, pictures = measure(texts, [])
     save("default", command, rows)
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    for number, picture in enumerate(pictures):
+        images.save_png(PICTURES / f"{number:03d}.png", picture)
     count = min(arguments.shown, len(texts))
     sheet("default", rows[:count], pictures[:count])
     limits = [float(str(row["seconds"])) for row in rows[:count]]

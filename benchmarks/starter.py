@@ -2,7 +2,8 @@
 
 ceiling: where the judge ranks real drawings, and VQGAN reconstructions of them, asked as for pictures that were
 made. colours: whether "red X", "blue X" and "green X" come out in that colour. shapes: whether nearest
-drawings by oriented edges agree with the prompt. The first and last need the icons of `python -m training.data`.
+drawings by oriented edges agree with the prompt, on the pictures that `benchmarks.gallery` left. The first and last
+need the icons of `python -m training.data`.
 Writes benchmarks/results/starter-NAME.json.
 """
 
@@ -17,9 +18,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.quality import RESULTS, VOCABULARY, draw, draw_prompts, shares
+from benchmarks.quality import RESULTS, VOCABULARY, draw, shares
 from training.captions import with_article
-from vqclip import config
+from vqclip import config, images
 from vqclip.assemble import Studio, judge_for, open_studio
 from vqclip.backends.vqgan import VQGANBackend
 from vqclip.job import Job, Prompt
@@ -89,17 +90,19 @@ def dominant_hue(image: Tensor) -> float | None:
     return None if bins[best] == 0 else best * 15 + 7.5
 
 
-def shapes(studio: Studio, job: Job, count: int) -> dict[str, object]:
-    """Place of the prompted thing among the guided names, by edges alone."""
+def shapes() -> dict[str, object]:
+    """Place of the prompted thing among the guided names, by edges alone, for the pictures of `benchmarks.gallery`."""
+    from benchmarks.gallery import PICTURES
     from benchmarks.second_look import SecondLook
 
     names = guided()
     look, rows = SecondLook(names), []
-    for number, text in enumerate(draw_prompts(count, 3)):
+    asked = json.loads((RESULTS / "quality-default.json").read_text(encoding="utf-8"))["rows"]
+    for number, text in enumerate(row["prompt"] for row in asked):
         name = max((name for name in names if name in text), key=len)
-        made = Job((Prompt(text),), size=job.size, steps=job.steps, seed=number)
-        rows.append({"prompt": text, "rank": look.rank(draw(studio.backend, made, float("inf")), name)})
-        print(rows[-1], flush=True)
+        rows.append(
+            {"prompt": text, "rank": look.rank(images.from_pil(images.read(PICTURES / f"{number:03d}.png")), name)}
+        )
     return {**shares([int(str(row["rank"])) for row in rows]), "among": len(names), "rows": rows}
 
 
@@ -107,7 +110,6 @@ def main() -> None:
     """Run one check, print and write it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("check", choices=("ceiling", "colours", "shapes"))
-    parser.add_argument("--prompts", type=int, default=36, help="of shapes")
     arguments = parser.parse_args()
     settings = config.load(None, ["include=any"]).config
     studio = open_studio(settings, lambda _message: None)
@@ -115,7 +117,7 @@ def main() -> None:
     found = {
         "ceiling": lambda: ceiling(studio, settings.size[0]),
         "colours": lambda: colours(studio, job),
-        "shapes": lambda: shapes(studio, job, arguments.prompts),
+        "shapes": shapes,
     }[arguments.check]()
     report = {"command": f"python -m benchmarks.starter {arguments.check}", **found}
     (RESULTS / f"starter-{arguments.check}.json").write_text(json.dumps(report, indent=1) + "\n")

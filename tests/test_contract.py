@@ -30,7 +30,7 @@ ROOMS = [
     {"run"},
     {"assemble", "makers", "makers_diffusion", "perceptors", "place"},
     {"progress", "terminal", "preflight", "backends", "record", "compare"},
-    {"optimize", "descent", "models", "memory", "tally"},
+    {"optimize", "annealing", "descent", "models", "memory", "tally"},
     {"losses", "crops", "augment", "images"},
     {"config", "document", "layers", "schema", "keys", "presets"},
     {"job", "starter", "__init__"},
@@ -49,7 +49,7 @@ ONLY_IN = {
     "platformdirs": {"models/store.py"},
     "click": {"cli.py", "cli_models.py"},
     "kornia": {"augment.py"},
-    "taming": {"models/vqgan.py"},
+    "taming": {"models/vqgan.py", "models/denoiser.py"},
     "clip": {"models/clip.py"},
     "omegaconf": {"config.py"},
 }

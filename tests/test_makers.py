@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tests.tiny_kandinsky import tiny_decoder, tiny_prior
 from vqclip import images
 from vqclip.assemble import open_studio
+from vqclip.backends.vqgan import VQGANBackend
 from vqclip.config import Config, from_mapping
 from vqclip.job import InputError, Result, Step, WeightsError
 from vqclip.makers import job_of
+from vqclip.models.convert import digest_of
+from vqclip.models.denoiser import make_network
 
 
 @pytest.fixture(scope="module")
@@ -109,3 +115,58 @@ def test_steps_are_those_that_will_run() -> None:
 def test_what_cannot_be_made_says_why(changes: dict[str, Any], kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=message):
         open_studio(from_mapping({"include": "x", "threads": 1, "judge": None, **changes}, source="test"))
+
+
+@pytest.fixture(scope="module")
+def denoiser_file(weight_files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A denoiser of the tiny generator's latents."""
+    path = tmp_path_factory.mktemp("denoiser") / "denoiser.safetensors"
+    shape: dict[str, Any] = {"channels": 32, "width": 32, "multipliers": (1, 1), "groups": 4}
+    training = {"vqgan": digest_of(load_file(weight_files["generator"]))}
+    facts = {"kind": "denoiser", "architecture": json.dumps(shape), "training": json.dumps(training)}
+    save_file(make_network(**shape).state_dict(), path, facts)
+    return path
+
+
+def test_a_denoiser_changes_the_picture_and_is_on_record(settings: dict[str, Any], denoiser_file: Path) -> None:
+    plain, tidied = (
+        open_studio(from_mapping(settings | {"denoiser": {"model": model}}, source="test"))
+        for model in ("none", str(denoiser_file))
+    )
+    job = job_of(from_mapping(settings, source="test"))
+    pictures = [studio.backend.generate(job, lambda _: None).image for studio in (plain, tidied, tidied)]
+    assert not torch.equal(pictures[0], pictures[1])
+    assert torch.equal(pictures[1], pictures[2])
+    assert "denoiser" not in plain.facts["weights"]
+    assert tidied.facts["weights"]["denoiser"] == hashlib.sha256(denoiser_file.read_bytes()).hexdigest()
+
+
+def test_auto_takes_a_denoiser_for_the_starter_generator_alone(settings: dict[str, Any]) -> None:
+    own = open_studio(from_mapping(settings, source="test"))
+    assert "denoiser" not in own.facts["weights"]
+    starter = open_studio(from_mapping({"include": "apple", "judge": None}, source="test"))
+    assert "denoiser" in starter.facts["weights"]
+
+
+def test_a_denoiser_of_another_generator_is_refused(settings: dict[str, Any], denoiser_file: Path) -> None:
+    changed = from_mapping(
+        settings | {"generator": "starter", "denoiser": {"model": str(denoiser_file)}}, source="test"
+    )
+    with pytest.raises(WeightsError, match="trained with another generator"):
+        open_studio(changed)
+
+
+def test_what_is_no_denoiser_is_refused_with_its_path(settings: dict[str, Any], weight_files: dict[str, Path]) -> None:
+    changed = from_mapping(settings | {"denoiser": {"model": str(weight_files["judge"])}}, source="test")
+    with pytest.raises(WeightsError, match=r"judge.*'denoiser' is needed"):
+        open_studio(changed)
+
+
+def test_a_start_picture_is_drowned_in_a_share_of_the_noise(settings: dict[str, Any], tmp_path: Path) -> None:
+    images.save_png(tmp_path / "grey.png", torch.full((3, 64, 64), 0.5))
+    noise = {"noise": 0.8, "noise_end": 0.1, "strength": 0.25}
+    for start, expected in ((None, 0.8), ({"kind": "image", "image": str(tmp_path / "grey.png")}, 0.2)):
+        config = from_mapping(settings | {"denoiser": noise} | ({"start": start} if start else {}), source="test")
+        backend = open_studio(config).backend
+        assert isinstance(backend, VQGANBackend)
+        assert backend.recipe.levels.at(0) == pytest.approx(expected)

@@ -164,3 +164,17 @@ def test_stopping_early_is_break(generator: VQGAN, guide: ClipPerceptor) -> None
         if step.index == 2:
             break
     assert step.index == 2
+
+
+def test_tidy_sees_every_updated_latent_and_has_the_last_word(generator: VQGAN, guide: ClipPerceptor) -> None:
+    shares: list[float] = []
+
+    def grey(latent: Tensor, progress: float) -> Tensor:
+        shares.append(progress)
+        return torch.zeros_like(latent)
+
+    seen = list(loop(generator, guide, include(guide), steps=4, tidy=grey))
+    assert shares == [0.25, 0.5, 0.75, 1.0]
+    flat = generator.decode(torch.zeros(1, 32, 8, 8))[0]
+    assert torch.equal(seen[-1].image, flat)
+    assert not torch.equal(seen[0].image, flat)  # the start is shown as it is

@@ -39,7 +39,7 @@ def test_wanted_names_the_range_and_the_choices() -> None:
     wanted = {key.path: key.wanted for key in leaves()}
     assert wanted["steps"] == "a whole number from 0 to 100000 is needed"
     assert wanted["average"] == "a finite number from 0, below 1, is needed"
-    assert wanted["optimizer.lr"] == "a finite number above 0 to 100 is needed"
+    assert wanted["optimizer.lr"] == "a finite number above 0 to 100 or none is needed"
     assert wanted["size"] == "a list of two, each a whole number from 16 to 4096, is needed"
     assert wanted["precision"] == "one of auto, fp32, bf16 is needed"
     assert wanted["threads"].endswith("or none is needed")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from training.captions import Meaning
@@ -61,8 +62,29 @@ def test_a_checkpoint_goes_on_with_the_same_draws() -> None:
 
 
 def test_being_taken_for_the_real_thing_costs() -> None:
-    real, scale = torch.full((4,), 0.6), torch.tensor(20.0)
-    costs = [float(rejection(torch.tensor([s]), real, scale)) for s in (-0.2, 0.3, 0.6)]
+    scale, real = torch.tensor(20.0), torch.full((4, 4), -0.4).fill_diagonal_(0.6)
+    costs = [float(rejection(torch.tensor([s]), real, scale)) for s in (-0.3, 0.1, 0.5)]
     assert costs[0] < 1e-3
-    assert abs(costs[1] - 0.693) < 1e-2  # at half of what real pictures reach
+    assert abs(costs[1] - 0.693) < 1e-2  # half-way between a picture's own caption and those of others
     assert costs[2] > 5
+
+
+def test_what_a_chain_may_reach_moves_with_all_cosines() -> None:
+    scale, real = torch.tensor(20.0), torch.full((4, 4), -0.4).fill_diagonal_(0.6)
+    here, there = (float(rejection(torch.tensor([0.2 - down]), real - down, scale)) for down in (0.0, 0.5))
+    assert here == pytest.approx(there, rel=1e-4)
+
+
+def test_half_of_the_chains_move_areas() -> None:
+    """Along white noise a blurred step differs far less between neighbouring pixels than a plain one."""
+    some = chains()
+    some.draw(8, torch.rand(4, 3, 16, 16), TRUTHS)
+    gradient = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    some.pixels[:] = 0.5
+    moved = some.move(torch.zeros(8, 3, 16, 16), gradient)
+    rough = (moved.diff(dim=-1).square().mean((1, 2, 3)) / moved.square().mean((1, 2, 3)).clamp_min(1e-12)).tolist()
+    broad = [one for one, row in zip(rough, some.rows.tolist(), strict=True) if row % 2]
+    plain = [one for one, row in zip(rough, some.rows.tolist(), strict=True) if not row % 2]
+    assert broad
+    assert plain
+    assert max(broad) < min(plain)

@@ -75,7 +75,12 @@ def leave_out(truth: Meaning, rng: np.random.Generator) -> Meaning:
 
 
 def near_miss(said: Meaning, truth: Meaning, names: list[str], rng: np.random.Generator) -> Meaning:
-    """The same sentence with one fact changed: another colour, another background or another thing."""
+    """The same sentence with one fact changed: another colour, another background or another thing.
+
+    Where it says both colours they change places a quarter of the time: whose colour it is has to be learnt too.
+    """
+    if said.colour and said.background and said.colour != said.background and rng.random() < 0.25:
+        return replace(said, colour=said.background, background=said.colour)
     fields = [field for field in ("colour", "background") if getattr(said, field)] or ["name"]
     field = "name" if rng.random() < 0.25 else fields[rng.integers(len(fields))]
     pool = names if field == "name" else list(COLOURS)

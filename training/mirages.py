@@ -21,6 +21,7 @@ from training.contrast import climb
 
 _FRESH = 0.05  # share of the chains that start anew at each use: 20 uses of 3 steps on average
 _STEP = 1.0  # L2 length of a step over 64 x 64 pixels; black to white is 111
+_BROAD = 2.0  # the same along a blurred gradient
 _FAR = 1e6  # no ball around the start
 _TILES = 4  # a jigsaw's pieces along a side
 
@@ -59,8 +60,18 @@ class Mirages:
         return self.pixels[self.rows], [say(self.meant[row], self.words) for row in self.rows.tolist()]
 
     def move(self, delta: Tensor, gradient: Tensor) -> Tensor:
-        """The disturbance of the drawn chains after one step up the gradient."""
-        return climb(self.pixels[self.rows], delta, gradient, radius=_FAR, step=_STEP)
+        """The disturbance of the drawn chains after one step up the gradient.
+
+        Half of them take a longer step along a blurred one: a VQGAN's latent moves areas rather than pixels.
+        """
+        broad = (self.rows % 2 == 1).to(gradient.device)[:, None, None, None]
+        cells = int(torch.randint(6, 17, (), generator=self.rng))
+        blurred = F.interpolate(F.adaptive_avg_pool2d(gradient, cells), gradient.shape[-2:], mode="bicubic")
+        one, other = (
+            climb(self.pixels[self.rows], delta, slope, radius=_FAR, step=step)
+            for slope, step in ((gradient, _STEP), (blurred, _BROAD))
+        )
+        return torch.where(broad, other, one)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and JSON values from which `restore` goes on."""
@@ -81,13 +92,18 @@ class Mirages:
 
 
 def rejection(similarity: Tensor, real: Tensor, scale: Tensor) -> Tensor:
-    """Mean over chains of softplus(scale x (s - half of what real pictures reach)): not to be taken for the real thing.
+    """Mean over chains of softplus(scale x (s - h)): not to be taken for the real thing.
+
+    h is half-way between what real pictures reach with their own captions and with those of other pictures:
+    cosines of a contrastive model mean nothing by themselves, and all of them drift below 0 here.
 
     Args:
         similarity: (N,) cosines of chains and the captions they are pulled towards.
-        real: (B,) cosines of real pictures and their own captions. scale: 0-d temperature.
+        real: (B, B) cosines of real pictures and captions, a picture's own on the diagonal. scale: 0-d temperature.
     """
-    return F.softplus(scale.detach() * (similarity - 0.5 * real.detach().mean())).mean()
+    own, count = real.detach().diagonal().mean(), len(real)
+    others = (real.detach().sum() - own * count) / max(1, count * count - count)
+    return F.softplus(scale.detach() * (similarity - (own + others) / 2)).mean()
 
 
 def smooth(count: int, size: int, rng: torch.Generator) -> Tensor:

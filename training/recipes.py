@@ -27,6 +27,7 @@ class Recipe:
 
     `replays` is how many steps are taken on one attacked batch.
     `names` are the concepts it learns, all of the vocabulary where empty.
+    `focus` is how many times as often as other names the guided ones are drawn.
     `text_from` names a model whose exported text tower this one starts with.
     `rejection` is the weight of the loss on chains (see mirages.py), `sharpest` the largest factor on cosines: a low
     one keeps real pictures and their captions far nearer to each other than to all else.
@@ -47,6 +48,7 @@ class Recipe:
     rejection: float = 1.0
     sharpest: float = 20.0
     names: tuple[str, ...] = ()
+    focus: float = 1.0
     batch: int = 64
     rate: float = 1e-3
     text_from: str = ""
@@ -66,11 +68,11 @@ class Recipe:
 RECIPES = {
     "guide-vit": Recipe(256, 64, 6, 192, 8, 3, GUIDE_STYLES, 11, Crops(haze=0.6), 4.0, rate=7e-4,
                     names=GUIDED, text_from="guide-rn"),
-    "guide-rn": Recipe(256, 64, (1, 1, 1, 1), 32, None, 3, GUIDE_STYLES, 23, Crops(haze=0.6), 4.0, names=GUIDED),
+    "guide-rn": Recipe(256, 64, (1, 1, 1, 1), 32, None, 3, GUIDE_STYLES, 23, Crops(haze=0.6), 6.0, names=GUIDED),
     "judge": Recipe(
         256, 64, (1, 2, 2, 1), 24, None, 2, JUDGE_STYLES, 37,
         Crops(scale=(0.85, 1.4), turn=14, shift=0.15, perspective=0.08, flip=0.5, noise=0.03, haze=0.4, fog=0.3),
-        1.5, replays=2, rejection=0.0,
+        1.5, replays=2, rejection=0.0, focus=3.0,
     ),
 }  # fmt: skip
 

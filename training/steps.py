@@ -26,6 +26,7 @@ from training.captions import (
     say,
     with_article,
 )
+from training.concepts import GUIDED
 from training.contrast import Targets, attack, climb, picture_loss, text_loss
 from training.mirages import Mirages, rejection
 from training.recipes import Recipe, pace, strengthen
@@ -85,10 +86,12 @@ def start(recipe: Recipe, bank: Bank, vocabulary: list[str], device: torch.devic
     return run
 
 
-def draw_rows(bank: Bank, count: int, rng: torch.Generator) -> Tensor:
-    """(B,) variants: an icon at random, then its own colours in half of the cases."""
+def draw_rows(bank: Bank, count: int, rng: torch.Generator, *, focus: float = 1.0) -> Tensor:
+    """(B,) variants: icons at random, guided names `focus` times as often; half of the time in their own colours."""
     variants = torch.bincount(bank.icons)
     chances = torch.where(bank.original, 1.0, 1.0 / (variants[bank.icons] - 1).clamp_min(1))
+    if focus != 1:
+        chances = chances * torch.tensor([focus if truth.name in GUIDED else 1.0 for truth in bank.truths])
     return torch.multinomial(chances, count, replacement=True, generator=rng)
 
 
@@ -125,7 +128,7 @@ class Batch:
 def draw_batch(run: Run) -> Batch:
     """Fresh views and, for a model that is attacked, a quarter as many chains."""
     recipe, device = run.recipe, run.device
-    rows = draw_rows(run.bank, recipe.batch * (4 if device.type == "cuda" else 1), run.rng)
+    rows = draw_rows(run.bank, recipe.batch * (4 if device.type == "cuda" else 1), run.rng, focus=recipe.focus)
     image, truths = make_views(run.bank, rows, recipe.crops, size=recipe.size, rng=run.rng)
     captions, codes = draw_texts(run, truths)
     targets = Targets.compare(run.codes.encode(truths, UNKNOWN).to(device), codes.to(device))
@@ -167,7 +170,7 @@ def losses_of(run: Run, batch: Batch, delta: Tensor, *, last: bool) -> tuple[Ten
     if len(batch.wishes):
         wishes = batch.wishes if last else batch.wishes.detach()
         reached = (features[batch.real :].float() * wishes.float()).sum(1)
-        loss = loss + run.recipe.rejection * rejection(reached, similarity.diagonal(), scale)
+        loss = loss + run.recipe.rejection * rejection(reached, similarity[:, : batch.real], scale)
     return loss, logits
 
 

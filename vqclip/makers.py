@@ -8,19 +8,24 @@ from pathlib import Path
 
 from torch import Tensor
 
+from vqclip.annealing import Levels
 from vqclip.backends.chain import Chain
 from vqclip.backends.diffusion import shortened
 from vqclip.backends.vqgan import Recipe, VQGANBackend
 from vqclip.config import Config
 from vqclip.crops import CropSpec
-from vqclip.job import Job
+from vqclip.job import Job, WeightsError
 from vqclip.makers_diffusion import make_kandinsky, make_stable_diffusion, picture
-from vqclip.models import vqgan
-from vqclip.models.weights import load
+from vqclip.models import denoiser, vqgan
+from vqclip.models.convert import digest_of
+from vqclip.models.weights import STARTER, Weights, load
 from vqclip.perceptors import locate, perceptor
 from vqclip.place import Made, Place
 from vqclip.preflight import check_files
 
+# Learning rates at the first and last step. What a denoiser takes back at each step has to be pulled again, so with
+# one the guides pull harder.
+TIDIED_RATES, PLAIN_RATES = (2.0, 0.4), (0.3, 0.01)
 IMAGE_SIDE = 256  # px: a picture to resemble is looked at in this size at most; guides see 64 to 448
 
 
@@ -62,27 +67,51 @@ def _maker(config: Config, place: Place, also: list[Path]) -> Callable[[Tensor |
 def _vqgan(config: Config, place: Place, also: list[Path]) -> Callable[[Tensor | None], Made]:
     paths = [locate(guide.model, "guide", place.note) for guide in config.guides]
     source = locate(config.generator, "generator", place.note)
-    check_files([source, *paths, *also], place.device)
+    cleaner = _denoiser_path(config, source, place)
+    check_files([source, *paths, *([cleaner] if cleaner else []), *also], place.device)
     files = [load(path) for path in paths]
     made_by = load(source)
     network = vqgan.build(made_by.state, groups=vqgan.groups_of(made_by.metadata))
     generator = vqgan.VQGAN(network, device=place.device, dtype=place.dtype, pull=config.optimizer.pull)
-    recipe = _recipe(config, generator)
+    cleaned_by = load(cleaner, parts=("",)) if cleaner else None
+    tidy = _denoiser(cleaned_by, made_by, place) if cleaned_by else None
+    recipe = _recipe(config, generator, tidied=tidy is not None)
     guides = [perceptor(guide.model, file, place) for guide, file in zip(config.guides, files, strict=True)]
     weights = [guide.weight for guide in config.guides]
     hashes = {f"guide {i}": file.sha256 for i, file in enumerate(files)} | {"generator": made_by.sha256}
-    names = tuple(file.name for file in (made_by, *files))
+    if cleaned_by is not None:
+        hashes["denoiser"] = cleaned_by.sha256
+    names = tuple(file.name for file in (made_by, *([cleaned_by] if cleaned_by else []), *files))
 
     def finish(image: Tensor | None) -> Made:
         started = recipe if image is None else replace(recipe, image=image)
-        return Made(VQGANBackend(generator, guides, weights, recipe=started), hashes, names)
+        return Made(VQGANBackend(generator, guides, weights, recipe=started, denoiser=tidy), hashes, names)
 
     return finish
 
 
-def _recipe(config: Config, generator: vqgan.VQGAN) -> Recipe:
-    start, rates, weights = config.start, config.optimizer, config.losses
+def _denoiser_path(config: Config, generator: Path, place: Place) -> Path | None:
+    wanted = config.denoiser.model
+    if wanted == "none" or (wanted == "auto" and generator != STARTER / "vqgan.safetensors"):
+        return None
+    return locate("starter" if wanted == "auto" else wanted, "denoiser", place.note)
+
+
+def _denoiser(file: Weights, generator: Weights, place: Place) -> denoiser.Denoiser:
+    try:
+        network = denoiser.build(file.state, file.metadata)
+    except WeightsError as error:
+        raise WeightsError(f"{file.path}: {error}") from error
+    if denoiser.trained_with(file.metadata) != digest_of(generator.state):
+        raise WeightsError(f"{file.path}: was trained with another generator than {generator.path}")
+    return denoiser.Denoiser(network, device=place.device, dtype=place.dtype)
+
+
+def _recipe(config: Config, generator: vqgan.VQGAN, *, tidied: bool) -> Recipe:
+    usual, usual_end = TIDIED_RATES if tidied else PLAIN_RATES
+    start, rates, weights, tidy = config.start, config.optimizer, config.losses, config.denoiser
     generator.grid(config.size)
+    started = start.kind in ("image", "backend")
     shown = tuple((picture(each.image, (IMAGE_SIDE, IMAGE_SIDE)), each.weight) for each in config.images)
     return Recipe(
         crops=CropSpec(**asdict(config.crops)),
@@ -92,10 +121,11 @@ def _recipe(config: Config, generator: vqgan.VQGAN) -> Recipe:
         image=picture(start.image, config.size) if start.image else None,
         images=shown,
         optimizer=rates.name,
-        rate=rates.lr,
-        rate_end=rates.lr_end,
+        rate=usual if rates.lr is None else rates.lr,
+        rate_end=usual_end if rates.lr_end is None else rates.lr_end,
         weight_decay=rates.weight_decay,
         average=config.average,
         coarse=config.coarse,
+        levels=Levels(tidy.noise * (tidy.strength if started else 1), tidy.noise_end, tidy.churn),
         **asdict(weights),
     )

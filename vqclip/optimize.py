@@ -16,7 +16,7 @@ MakeOptimizer = Callable[[list[Tensor]], torch.optim.Optimizer]
 
 
 @torch.enable_grad()  # as a decorator: torch leaves the mode at each yield and re-enters on resume
-def optimize(
+def optimize(  # noqa: PLR0913  # all of a run's recipe, by keyword
     generator: Generator,
     latent: Tensor,
     perceptors: Sequence[Perceptor],
@@ -29,6 +29,7 @@ def optimize(
     rng: torch.Generator,
     average: float = 0.0,
     span: range | None = None,
+    tidy: Callable[[Tensor, float], Tensor] | None = None,
 ) -> Iterator[Step]:
     """Yield steps + 1 Steps: number 0 is the untouched start, the last one is the result.
 
@@ -49,6 +50,7 @@ def optimize(
         average: decay of the moving average of latents in [0, 1); above 0 the average is what is
             shown and scored.
         span: which of the updates to make, None for all; begins where another span ended, with its picture.
+        tidy: what an updated latent becomes, given the share of all updates that are made; None leaves it.
     """
     latent = latent.detach().clone().requires_grad_()  # (1, C, h, w)
     mean = latent.detach().clone()
@@ -83,6 +85,8 @@ def optimize(
         stepper.zero_grad(set_to_none=True)
         with torch.no_grad():
             latent.copy_(generator.project(latent))  # back into the codebook's range
+            if tidy is not None:
+                latent.copy_(tidy(latent, (index + 1) / steps))
             mean.lerp_(latent, 1 - average)
 
 

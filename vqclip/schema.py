@@ -80,8 +80,8 @@ class Optimizer:
         "normalised", "torch optimizer, or normalised: steps of a fixed size",
         choices=("adam", "adamw", "radam", "adamax", "rmsprop", "adagrad", "normalised"),
     )  # fmt: skip
-    lr: float = key(0.3, "learning rate at the first step", above=0.0, high=100.0)
-    lr_end: float = key(0.01, "learning rate at the last step, reached along a cosine", low=0.0, high=100.0)
+    lr: float | None = key(None, "learning rate at first; none = 2 with a denoiser, 0.3 without", above=0.0, high=100.0)
+    lr_end: float | None = key(None, "the same at the last step; none = 0.4 or 0.01", low=0.0, high=100.0)
     pull: float = key(0.0, "share of the way back to its nearest code in each update", low=0.0, high=1.0)
     weight_decay: float = key(0.0, "weight decay of the latent", low=0.0, high=10.0)
 
@@ -106,6 +106,19 @@ class Crops:
     noise_end: float | None = key(0.2, "the same at the last step; none = no change", low=0.0, high=1.0)
     pad: str = key("border", "what lies outside the picture", choices=("border", "reflection", "grey"))
     augment: tuple[str, ...] = key((), "kornia augmentations, applied last and in order", choices=AUGMENTATIONS)
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """What brings the latent back to what drawings look like, after each update."""
+
+    model: str = key(
+        "auto", '"auto", which is the starter denoiser for the starter generator and none for others, "none" or a path'
+    )
+    noise: float = key(0.95, "noise level of the latent at first; 1 would be noise alone", low=0.0, below=1.0)
+    noise_end: float = key(0.05, "the same at the last step", low=0.0, below=1.0)
+    strength: float = key(0.5, "with a start picture: share of that noise", low=0.0, high=1.0)
+    churn: float = key(1.0, "share of the noise that is drawn anew at each step", low=0.0, high=1.0)
 
 
 @dataclass(frozen=True)
@@ -144,9 +157,7 @@ class StableDiffusion:
     model: str | None = key(None, "a .safetensors or .ckpt file, or a folder; needed")
     steps: int = key(50, "denoising steps", low=1, high=1000)
     guidance: float = key(7.5, "guidance scale", low=0.0, high=100.0)
-    scheduler: str = key(
-        "ddpm", "sampler", choices=("ddpm", "ddim", "dpm++", "pndm", "euler", "euler_a", "unipc")
-    )
+    scheduler: str = key("ddpm", "sampler", choices=("ddpm", "ddim", "dpm++", "pndm", "euler", "euler_a", "unipc"))
     strength: float = key(0.8, "with a start picture: share of the noise that is added", above=0.0, high=1.0)
     offload: bool = key(default=False, doc="keep models in main memory, one at a time on the GPU")
 
@@ -178,7 +189,7 @@ class Config:
     images: tuple[Reference, ...] = key((), "pictures to resemble: paths and {image, weight}")
     prompts: tuple[Picture, ...] = key((), "several pictures: texts or {include, exclude, extras, seed}")
     seed: int = key(0, "seed of the first picture; the next ones count up", low=0, high=MAX_SEED)
-    size: tuple[int, int] = key((192, 192), "width and height in pixels", low=16, high=4096)
+    size: tuple[int, int] = key((256, 256), "width and height in pixels", low=16, high=4096)
     steps: int = key(60, "updates of the latent", low=0, high=100000)
     backend: str = key("vqgan", "what draws", choices=BACKENDS)
     variants: tuple[Variant, ...] = key((), "what `compare` compares: backends and {backend, name, set}")
@@ -195,8 +206,9 @@ class Config:
     too_long: str = key("error", "prompts over CLIP's context length", choices=("error", "truncate"))
     start: Start = Start()
     optimizer: Optimizer = Optimizer()
-    coarse: float = key(0.5, "share of the steps made at half the size first; 0 = none", low=0.0, high=1.0)
+    coarse: float = key(0.7, "share of the steps made at half the size first; 0 = none", low=0.0, high=1.0)
     average: float = key(0.0, "decay of the moving average of latents; 0 = off", low=0.0, below=1.0)
+    denoiser: Denoiser = Denoiser()
     crops: Crops = Crops()
     losses: Losses = Losses()
     kandinsky: Kandinsky = Kandinsky()

@@ -12,11 +12,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vqclip import losses
+from vqclip.annealing import CALM, Annealing, Levels
 from vqclip.backends import OnStep
 from vqclip.crops import Cropper, CropSpec
 from vqclip.descent import Normalised
 from vqclip.job import InputError, Job, Prompt, Result, Step
 from vqclip.models import Generator, Perceptor
+from vqclip.models.denoiser import Denoiser
 from vqclip.optimize import MakeOptimizer, optimize
 
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
@@ -43,6 +45,7 @@ class Recipe:
     coarse: share of the steps, in [0, 1], that are made at half the size first; none from a start picture.
     images: pictures (1, 3, H, W) in [0, 1] that the result should resemble to the guides, each with a weight.
     smooth, anchor, decay: weights of total variation, distance from the start and the latent's size.
+    levels: the noise of the denoiser, where the backend has one.
     """
 
     crops: CropSpec
@@ -62,6 +65,7 @@ class Recipe:
     coarse: float = 0.0
     image: Tensor | None = None
     images: tuple[tuple[Tensor, float], ...] = ()
+    levels: Levels = CALM
 
 
 class VQGANBackend:
@@ -69,12 +73,15 @@ class VQGANBackend:
 
     Args:
         generator: the image model. guides: the CLIP models that steer. weights: one factor per guide.
+        denoiser: what keeps the generator's latents to drawings, None for nothing.
     """
 
     def __init__(
-        self, generator: Generator, guides: Sequence[Perceptor], weights: Sequence[float], *, recipe: Recipe
-    ) -> None:
+        self, generator: Generator, guides: Sequence[Perceptor], weights: Sequence[float], *, recipe: Recipe,
+        denoiser: Denoiser | None = None,
+    ) -> None:  # fmt: skip
         self.generator, self.guides, self.weights, self.recipe = generator, list(guides), list(weights), recipe
+        self.denoiser = denoiser
         self._cropper = Cropper(recipe.crops)
 
     def check(self, job: Job) -> None:
@@ -100,6 +107,10 @@ class VQGANBackend:
         yield from self._descend(job, latent, range(early, job.steps))
 
     def _descend(self, job: Job, latent: Tensor, span: range) -> Iterator[Step]:
+        late = "late " if span.start else ""
+        tidy = None
+        if self.denoiser is not None:
+            tidy = Annealing(self.denoiser, self.recipe.levels, job.rng(f"{late}noise"))
         return optimize(
             self.generator,
             latent,
@@ -110,8 +121,9 @@ class VQGANBackend:
             rate=cosine(self.recipe.rate, self.recipe.rate_end, job.steps),
             steps=job.steps,
             span=span,
-            rng=job.rng("late crops" if span.start else "crops"),
+            rng=job.rng(f"{late}crops"),
             average=self.recipe.average,
+            tidy=tidy,
         )
 
     def generate(self, job: Job, on_step: OnStep) -> Result:

@@ -18,6 +18,7 @@ from taming.modules.diffusionmodules.model import Decoder, Encoder
 from torch import Tensor, nn
 
 from vqclip.job import InputError, WeightsError
+from vqclip.models.denoiser import regroup
 from vqclip.models.quantize import clamp_with_grad, look_up, nearest_codes, straight_through
 
 PARTS = ("encoder.", "decoder.", "quantize.", "quant_conv.", "post_quant_conv.")
@@ -116,7 +117,7 @@ class VQModel(nn.Module):
         self.post_quant_conv = nn.Conv2d(shape.code_dim, shape.z_channels, 1)
         self.shape = shape
         if shape.groups != _TAMING_GROUPS:
-            _regroup(self, shape.groups)
+            regroup(self, shape.groups)
 
     @property
     def codebook(self) -> Tensor:
@@ -124,15 +125,6 @@ class VQModel(nn.Module):
         rows = self.quantize.embed if self.shape.gumbel else self.quantize.embedding
         weight: Tensor = rows.weight
         return weight
-
-
-def _regroup(model: nn.Module, groups: int) -> None:
-    """Give every GroupNorm another number of groups; taming knows only 32, too many for narrow nets."""
-    for name, child in model.named_children():
-        if isinstance(child, nn.GroupNorm):
-            setattr(model, name, nn.GroupNorm(groups, child.num_channels, eps=child.eps))
-        else:
-            _regroup(child, groups)
 
 
 def build(state: Mapping[str, Tensor], *, groups: int = _TAMING_GROUPS) -> VQModel:

@@ -22,9 +22,14 @@ if TYPE_CHECKING:
 
 STARTER = Path(__file__).parent.parent / "starter"
 # What "starter" means for each part of a run, and the names by which one can be picked.
-STARTER_FILES = {"generator": "vqgan", "guide": "guide-rn", "judge": "judge"}
+STARTER_FILES = {"generator": "vqgan", "guide": "guide-rn", "judge": "judge", "denoiser": "denoiser"}
 # Which kinds of the catalogue fit each part of a run.
-KINDS = {"generator": {"vqgan"}, "guide": {"clip", "open_clip"}, "judge": {"clip", "open_clip"}}
+KINDS = {
+    "generator": {"vqgan"},
+    "guide": {"clip", "open_clip"},
+    "judge": {"clip", "open_clip"},
+    "denoiser": {"denoiser"},  # of which none is published
+}
 _SUFFIXES = {".ckpt", ".pt", ".pth", ".bin", ".safetensors", ".zip"}
 _LARGE = 50_000_000  # bytes: smaller files are read so fast that a converted copy is of no use
 

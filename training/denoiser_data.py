@@ -1,0 +1,93 @@
+"""Draws the pictures that the denoiser learns from, as codes of the shipped VQGAN: `python -m training.denoiser_data`.
+
+Whole drawings on plain grounds at two sizes. Trains nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from training.concepts import GUIDED
+from training.data import cache_folder, load
+from training.ship import STARTER
+from training.steps import draw_rows
+from training.views import Bank, Crops, make_bank, make_views
+from vqclip.models.quantize import nearest_codes
+from vqclip.models.vqgan import VQModel, build, groups_of
+
+# The whole drawing, upright, with a margin: what varies is which one, its colours and the ground.
+CROPS = Crops(scale=(1.05, 1.3), turn=4, shift=0.03, perspective=0, flip=0.3, noise=0, erase=0, jitter=0.02,
+              white=0.3, gradient=0.05)  # fmt: skip
+# None of the judge's sets, so that it does not meet drawings that it knows by heart.
+DRAWN = ("noto", "fluent-emoji-flat", "fxemoji")
+SIDE = 128  # pixels of a coarse picture; a fine one has twice as many
+_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Sketches:
+    """Code indices of coarse pictures (N, 16, 16) and fine ones (M, 32, 32), int16, and the codebook (K, D)."""
+
+    coarse: Tensor
+    fine: Tensor
+    codebook: Tensor
+
+
+def load_vqgan(path: Path) -> VQModel:
+    """The shipped VQGAN, float32, frozen."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        groups = groups_of(file.metadata())
+    return build(load_file(path), groups=groups)
+
+
+@torch.no_grad()
+def draw_codes(bank: Bank, vqgan: VQModel, *, side: int, count: int, seed: int) -> Tensor:
+    """(N, side/8, side/8) int16 codes of `count` pictures; one seed gives the same ones."""
+    rng, parts, book = torch.Generator().manual_seed(seed), [], vqgan.codebook
+    while sum(map(len, parts)) < count:
+        rows = draw_rows(bank, min(_BATCH, count - sum(map(len, parts))), rng)
+        image, _ = make_views(bank, rows, CROPS, size=side, rng=rng)
+        with torch.autocast(image.device.type, torch.bfloat16):
+            hidden = vqgan.quant_conv(vqgan.encoder(image * 2 - 1))
+        parts.append(nearest_codes(hidden.float(), book, book.square().sum(1)).to(torch.int16).cpu())
+    return torch.cat(parts)
+
+
+def load_sketches(folder: Path) -> Sketches:
+    """What `main` wrote."""
+    tensors = load_file(folder / "sketches.safetensors")
+    return Sketches(tensors["coarse"], tensors["fine"], tensors["codebook"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--coarse", type=int, default=20_000)
+    parser.add_argument("--fine", type=int, default=4_000)
+    parser.add_argument("--seed", type=int, default=61)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    arguments = parser.parse_args()
+    device = torch.device(arguments.device)
+    vqgan = load_vqgan(STARTER / "vqgan.safetensors").to(device)
+    icons = load(DRAWN, "concepts").only(GUIDED)
+    tensors = {"codebook": vqgan.codebook.float().cpu()}
+    for name, factor, count in (("coarse", 1, arguments.coarse), ("fine", 2, arguments.fine)):
+        side = SIDE * factor
+        bank = make_bank(icons, side=side, variants=6, seed=arguments.seed + factor)
+        bank = Bank(bank.pixels.to(device), bank.truths, bank.icons, bank.original)
+        tensors[name] = draw_codes(bank, vqgan, side=side, count=count, seed=arguments.seed + factor)
+        print(f"{len(tensors[name])} {name} pictures of {len(bank.truths)} variants", flush=True)
+    folder = cache_folder() / "denoiser"
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / "sketches.safetensors")
+
+
+if __name__ == "__main__":
+    main()
