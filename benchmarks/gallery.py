@@ -12,13 +12,14 @@ import argparse
 from pathlib import Path
 
 import torch
+from torch.nn import functional as F
 
 from benchmarks.quality import Row, draw_prompts, measure, save, summary
 from vqclip import images
 
 DOCS = Path(__file__).parent.parent / "docs"
 PICTURES = DOCS.parent / "outputs" / "gallery"
-COLUMNS = 6
+COLUMNS, TILE = 6, 160  # of the sheets; pixels
 PAGE = """# Gallery
 
 {count} prompts, drawn from the starter models' vocabulary by a fixed seed and shown as they came, each with its place
@@ -28,7 +29,7 @@ among 101 texts as the judge ranks it (1 is best; the judge steered nothing). Pi
 
 ## The default recipe
 
-{top1} of {pictures} prompts first, {top5} among the first five; {seconds} s a picture ({threads} CPU threads).
+{top1} of {pictures} prompts first, {top5} among the first five; {seconds} s a picture (CPU threads: {threads}).
 
 ![{count} pictures by the default recipe](gallery-default.png)
 
@@ -45,7 +46,8 @@ The same prompts, seeds, models and seconds under the settings of the 2021 scrip
 def sheet(name: str, rows: list[Row], pictures: list[torch.Tensor]) -> None:
     """Write the contact sheet of one recipe."""
     labels = [f"{row['prompt']} #{row['rank']}" for row in rows]
-    images.grid(pictures, COLUMNS, labels=labels).save(DOCS / f"gallery-{name}.png", optimize=True)
+    small = [F.interpolate(each[None], (TILE, TILE), mode="bilinear", antialias=True)[0] for each in pictures]
+    images.grid(small, COLUMNS, labels=labels).save(DOCS / f"gallery-{name}.png", optimize=True)
 
 
 def share(rows: list[Row], within: int) -> int:

@@ -100,9 +100,8 @@ def shapes() -> dict[str, object]:
     asked = json.loads((RESULTS / "quality-default.json").read_text(encoding="utf-8"))["rows"]
     for number, text in enumerate(row["prompt"] for row in asked):
         name = max((name for name in names if name in text), key=len)
-        rows.append(
-            {"prompt": text, "rank": look.rank(images.from_pil(images.read(PICTURES / f"{number:03d}.png")), name)}
-        )
+        image = images.from_pil(images.read(PICTURES / f"{number:03d}.png"))[0]
+        rows.append({"prompt": text, "rank": look.rank(image, name)})
     return {**shares([int(str(row["rank"])) for row in rows]), "among": len(names), "rows": rows}
 
 

@@ -65,15 +65,20 @@ def test_what_is_left_of_a_truth_fits_the_picture_and_is_never_empty() -> None:
     assert len(set(said)) > 5
 
 
-def test_a_near_miss_differs_in_one_field_and_never_fits() -> None:
+def test_a_near_miss_differs_in_one_field_or_exchanges_the_colours_and_never_fits() -> None:
     rng, codes = np.random.default_rng(2), Codes(NAMES)
-    picture = codes.encode([TRUTH], UNKNOWN)
+    picture, exchanged = codes.encode([TRUTH], UNKNOWN), 0
     for _ in range(300):
         said = leave_out(TRUTH, rng)
         missed = near_miss(said, TRUTH, NAMES, rng)
         changed = [f for f in ("name", "colour", "background", "style") if getattr(said, f) != getattr(missed, f)]
-        assert len(changed) == 1
+        if len(changed) == 2:
+            exchanged += 1
+            assert (missed.colour, missed.background) == (said.background, said.colour)
+        else:
+            assert len(changed) == 1
         assert not fits(picture, codes.encode([missed], UNSAID)).any()
+    assert 5 < exchanged < 100
 
 
 def test_an_unknown_colour_makes_no_negative() -> None:

@@ -64,6 +64,16 @@ def test_originals_are_drawn_about_as_often_as_all_recoloured_variants(bank: Ban
     assert 0.4 < bank.original[rows].float().mean() < 0.6
 
 
+def test_guided_names_are_drawn_more_often_where_asked(bank: Bank) -> None:
+    truths = [replace(truth, name={"disc": "apple"}.get(truth.name, truth.name)) for truth in bank.truths]
+    named = replace(bank, truths=truths)  # an apple is guided, a cross is not
+    counts = []
+    for focus in (1.0, 3.0):
+        rows = draw_rows(named, 4000, torch.Generator().manual_seed(0), focus=focus)
+        counts.append(sum(truths[row].name == "apple" for row in rows.tolist()) / 4000)
+    assert counts == pytest.approx([0.5, 0.75], abs=0.05)
+
+
 def test_it_learns_two_shapes_and_the_exam_sees_it(bank: Bank) -> None:
     pupil = run(bank)
     first = [update(pupil, 0.0)["loss"] for _ in range(5)]

@@ -112,9 +112,7 @@ class Crops:
 class Denoiser:
     """What brings the latent back to what drawings look like, after each update."""
 
-    model: str = key(
-        "auto", '"auto", which is the starter denoiser for the starter generator and none for others, "none" or a path'
-    )
+    model: str = key("auto", '"auto": the starter one for the starter generator, else none; "none"; or a path')
     noise: float = key(0.95, "noise level of the latent at first; 1 would be noise alone", low=0.0, below=1.0)
     noise_end: float = key(0.05, "the same at the last step", low=0.0, below=1.0)
     strength: float = key(0.5, "with a start picture: share of that noise", low=0.0, high=1.0)
