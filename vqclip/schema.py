@@ -123,8 +123,8 @@ class Denoiser:
 class Losses:
     """Section weights; include is 1 and 0 leaves a term out."""
 
-    exclude: float = key(0.5, "weight of the exclude prompts", low=0.0, high=1000.0)
-    extras: float = key(0.5, "weight of the extras prompts", low=0.0, high=1000.0)
+    exclude: float = key(1.0, "weight of the exclude prompts", low=0.0, high=1000.0)
+    extras: float = key(1.0, "weight of the extras prompts", low=0.0, high=1000.0)
     smooth: float = key(0.0, "weight of total variation: fewer fine edges", low=0.0, high=1000.0)
     anchor: float = key(0.0, "weight that holds the latent near the start", low=0.0, high=1000.0)
     decay: float = key(0.0, "weight that pulls the latent towards zero", low=0.0, high=1000.0)
