@@ -6,15 +6,12 @@ walk): the guides pull a clean latent, the denoiser brings it back to what drawi
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from vqclip.models.denoiser import Denoiser, mixture
-
-Tidy = Callable[[Tensor, float], Tensor]
 
 
 @dataclass(frozen=True)
