@@ -14,11 +14,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 
 import torch
 
-RESULTS = Path(__file__).parent / "results"
+from benchmarks.quality import RESULTS
+
 COMMANDS = {
     "quickstart": ["run", "configs/quickstart.yaml"],
     "kandinsky": ["run", "configs/kandinsky.yaml"],

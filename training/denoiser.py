@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from training import checkpoint
@@ -23,7 +22,7 @@ from training.denoiser_data import DRAWN, Sketches, load_sketches, load_vqgan
 from training.export import export
 from training.kandinsky_loop import follow, machine, save_pictures, spend
 from training.recipes import pace
-from training.ship import STARTER
+from vqclip.models import weights
 from vqclip.models.convert import digest_of
 from vqclip.models.denoiser import Denoiser, guess, make_network, mixture
 from vqclip.models.vqgan import VQGAN, VQModel
@@ -181,10 +180,11 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
     folder, device = cache_folder(), torch.device(arguments.device)
-    sketches, vqgan = load_sketches(folder / "denoiser"), load_vqgan(STARTER / "vqgan.safetensors").to(device)
+    shipped = weights.STARTER / "vqgan.safetensors"
+    sketches, vqgan = load_sketches(folder / "denoiser"), load_vqgan(shipped).to(device)
     run = start(Recipe(), sketches, device, SHAPE)
     resume_run(folder / "runs" / "denoiser.safetensors", run)
-    digest = digest_of(load_file(STARTER / "vqgan.safetensors"))
+    digest = digest_of(weights.load(shipped).state)
 
     def report() -> dict[str, float]:
         figures = examine(run, vqgan, folder / "logs" / f"denoiser-{run.steps:06d}.png")

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from training.concepts import GUIDED
 from training.data import cache_folder, load
-from training.ship import STARTER
 from training.steps import draw_rows
 from training.views import Bank, Crops, make_bank, make_views
+from vqclip.models import weights
 from vqclip.models.quantize import nearest_codes
 from vqclip.models.vqgan import VQModel, build, groups_of
 
@@ -41,11 +41,8 @@ class Sketches:
 
 def load_vqgan(path: Path) -> VQModel:
     """The shipped VQGAN, float32, frozen."""
-    from safetensors import safe_open
-
-    with safe_open(path, "pt") as file:
-        groups = groups_of(file.metadata())
-    return build(load_file(path), groups=groups)
+    file = weights.load(path)
+    return build(file.state, groups=groups_of(file.metadata))
 
 
 @torch.no_grad()
@@ -75,7 +72,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
-    vqgan = load_vqgan(STARTER / "vqgan.safetensors").to(device)
+    vqgan = load_vqgan(weights.STARTER / "vqgan.safetensors").to(device)
     icons = load(DRAWN, "concepts").only(GUIDED)
     tensors = {"codebook": vqgan.codebook.float().cpu()}
     for name, factor, count in (("coarse", 1, arguments.coarse), ("fine", 2, arguments.fine)):

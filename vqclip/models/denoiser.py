@@ -56,7 +56,7 @@ def regroup(model: nn.Module, groups: int) -> None:
 def guess(network: nn.Module, noisy: Tensor, level: Tensor) -> Tensor:
     """The velocity (Salimans and Ho 2022) that the network sees in noisy latents (B, C, h, w) at levels (B,).
 
-    Any h and w: sides are mirrored up to whole cells of the U-Net's last level.
+    Any h and w: the last row and column are repeated up to whole cells of the U-Net's last level.
     """
     height, width = noisy.shape[-2:]
     whole = 2 ** (len(network.down) - 1)  # type: ignore[arg-type]  # a ModuleList of taming's
