@@ -1,9 +1,9 @@
-"""Checks of the starter models that no guide can flatter: `python -m benchmarks.starter {ceiling,colours,shapes}`.
+"""Checks of the starter models that no guide can flatter: `python -m benchmarks.starter CHECK`.
 
 ceiling: where the judge ranks real drawings, and VQGAN reconstructions of them, asked as for pictures that were
 made. colours: whether "red X", "blue X" and "green X" come out in that colour. shapes: whether nearest
-drawings by oriented edges agree with the prompt, on the pictures that `benchmarks.gallery` left. The first and last
-need the icons of `python -m training.data`.
+drawings by oriented edges agree with the prompt, on the pictures that `benchmarks.gallery` left. binding: whether
+the guide knows whose colour it sees. All but colours need the icons of `python -m training.data`.
 Writes benchmarks/results/starter-NAME.json.
 """
 
@@ -105,10 +105,37 @@ def shapes() -> dict[str, object]:
     return {**shares([int(str(row["rank"])) for row in rows]), "among": len(names), "rows": rows}
 
 
+def binding(studio: Studio) -> dict[str, object]:
+    """How often the guide finds "a red cup" nearer than "a blue cup" to drawings of red cups on blue, and so on.
+
+    On white the other colour is white. Half would be chance.
+    """
+    from training.data import load
+    from training.views import Crops, make_bank, make_views
+
+    assert isinstance(studio.backend, VQGANBackend)
+    guide, found = studio.backend.guides[0], {}
+    bank = make_bank(load(("noto", "openmoji"), "concepts").only(tuple(guided())), side=128, variants=4, seed=1)
+    for title, white in (("on white", 1.0), ("on colours", 0.0)):
+        rng = torch.Generator().manual_seed(0)
+        rows = torch.randperm(len(bank.truths), generator=rng)[:400]
+        crops = Crops((1.0, 1.2), 3, 0.02, perspective=0, noise=0, erase=0, jitter=0, white=white)
+        pictures, truths = make_views(bank, rows, crops, size=guide.size, rng=rng)
+        rows = torch.tensor([place for place, truth in enumerate(truths) if truth.colour and truth.background])
+        named = [truths[row] for row in rows.tolist()]
+        with torch.no_grad():
+            seen = torch.cat([guide.embed_image(part) for part in pictures[rows].split(50)])
+        texts = [[f"a {getattr(truth, of)} {truth.name}" for truth in named] for of in ("colour", "background")]
+        likeness = [(guide.embed_text(each) * seen).sum(1) for each in texts]
+        share = (likeness[0] > likeness[1]).float().mean().item()
+        found[title] = {"drawings": len(named), "right": round(share, 3)}
+    return found
+
+
 def main() -> None:
     """Run one check, print and write it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("check", choices=("ceiling", "colours", "shapes"))
+    parser.add_argument("check", choices=("ceiling", "colours", "shapes", "binding"))
     arguments = parser.parse_args()
     settings = config.load(None, ["include=any"]).config
     studio = open_studio(settings, lambda _message: None)
@@ -117,6 +144,7 @@ def main() -> None:
         "ceiling": lambda: ceiling(studio, settings.size[0]),
         "colours": lambda: colours(studio, job),
         "shapes": shapes,
+        "binding": lambda: binding(studio),
     }[arguments.check]()
     report = {"command": f"python -m benchmarks.starter {arguments.check}", **found}
     (RESULTS / f"starter-{arguments.check}.json").write_text(json.dumps(report, indent=1) + "\n")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 import torch
 from conftest import crop_spec
 
-from vqclip.backends.vqgan import OPTIMIZERS, Recipe, VQGANBackend, cosine, smooth_colours, start_latent
+from vqclip.backends.starts import smooth_colours
+from vqclip.backends.vqgan import OPTIMIZERS, Recipe, VQGANBackend, cosine, leaders, start_latent
 from vqclip.job import InputError, Job, Prompt, Step
 from vqclip.models.clip import ClipPerceptor
 from vqclip.models.vqgan import VQGAN
@@ -113,3 +115,53 @@ def test_the_rate_falls_along_a_cosine() -> None:
     assert rate(5) == pytest.approx(0.125)
     assert rate(10) == pytest.approx(0.05)
     assert cosine(0.2, 0.05, 1)(0) == pytest.approx(0.2)
+
+
+def told(*losses: float) -> Iterator[Step]:
+    """A run with these losses, whose pictures hold the first of them."""
+    for index, loss in enumerate(losses):
+        yield Step(index, len(losses) - 1, torch.full((3, 1, 1), float(losses[0])), {"include": torch.tensor(loss)})
+
+
+def test_the_leader_is_shown_and_goes_on_alone() -> None:
+    slow, fast, late = told(3, 2, 2, 2, 9), told(4, 1, 1, 1, 1), told(5, 5, 5, -90, -90)
+    shown = list(leaders([slow, fast, late], 2))
+    assert [float(step.image.mean()) for step in shown] == [3, 4, 4, 4, 4]
+    assert [step.index for step in shown] == [0, 1, 2, 3, 4]
+    assert [step.index for step in late] == [3, 4]  # nobody asked it for more
+
+
+def test_one_lucky_draw_does_not_make_a_leader() -> None:
+    steady, lucky = told(1, 1, 1, 1.2), told(1.5, 1.5, 1.5, 0.9)
+    assert [float(step.image.mean()) for step in leaders([steady, lucky], 9)] == [1, 1, 1, 1]
+
+
+def test_of_several_tries_one_is_the_result_as_if_it_had_run_alone(generator: VQGAN, guide: ClipPerceptor) -> None:
+    job = replace(JOB, seed=3)
+    alone = backend(generator, guide)
+    ends = [list(alone._begin(job, job.size, range(4), name=name))[-1].image for name in ("", "try 2 ", "try 3 ")]
+    chosen = backend(generator, guide, tries=3, tries_share=0.5).generate(job, lambda _: None).image
+    assert sum(torch.equal(chosen, end) for end in ends) == 1
+    assert torch.equal(backend(generator, guide, tries=1).generate(job, lambda _: None).image, ends[0])
+
+
+@pytest.mark.parametrize("coarse", [0.5, 1.0])
+def test_tries_run_in_the_coarse_part(generator: VQGAN, guide: ClipPerceptor, coarse: float) -> None:
+    seen: list[Step] = []
+    backend(generator, guide, coarse=coarse, tries=2, tries_share=1.0).generate(JOB, seen.append)
+    assert [step.index for step in seen] == [0, 1, 2, 3, 4]
+    assert all(step.image.shape == (3, 32, 32) for step in seen)
+
+
+def test_a_start_picture_is_tried_once(generator: VQGAN, guide: ClipPerceptor) -> None:
+    settings = {"start": "image", "image": torch.rand(1, 3, 32, 32)}
+    once, often = (
+        backend(generator, guide, **settings, tries=tries, tries_share=1.0).generate(JOB, lambda _: None).image
+        for tries in (1, 3)
+    )
+    assert torch.equal(once, often)
+
+
+def test_a_run_without_terms_can_be_tried(generator: VQGAN, guide: ClipPerceptor) -> None:
+    job = replace(JOB, include=(Prompt("apple", 0.0),))
+    assert len(list(backend(generator, guide, tries=2, tries_share=1.0).steps(job))) == JOB.steps + 1

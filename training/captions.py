@@ -24,6 +24,7 @@ FRAMES = (
 STYLE_FRAMES = ("a {} drawing of", "a {} picture of", "a {} icon of")
 MASS_NOUNS = ("bread", "fire", "corn", "milk", "tea", "beer", "coffee", "sushi", "bacon", "golf")
 UNSAID, UNKNOWN = -1, -2
+_EXCHANGE = 0.5  # share of near misses that let thing and ground change colours
 FIELDS = ("name", "colour", "background", "style")
 
 
@@ -77,10 +78,13 @@ def leave_out(truth: Meaning, rng: np.random.Generator) -> Meaning:
 def near_miss(said: Meaning, truth: Meaning, names: list[str], rng: np.random.Generator) -> Meaning:
     """The same sentence with one fact changed: another colour, another background or another thing.
 
-    Where it says both colours they change places a quarter of the time: whose colour it is has to be learnt too.
+    Whose colour it is has to be learnt too: where two colours are true, half of the sentences give the thing the
+    ground's colour or the ground the thing's, and both where it says both.
     """
-    if said.colour and said.background and said.colour != said.background and rng.random() < 0.25:
-        return replace(said, colour=said.background, background=said.colour)
+    two = bool(truth.colour and truth.background and truth.colour != truth.background)
+    if two and (said.colour or said.background) and rng.random() < _EXCHANGE:
+        colour = truth.background if said.colour else ""
+        return replace(said, colour=colour, background=truth.colour if said.background else "")
     fields = [field for field in ("colour", "background") if getattr(said, field)] or ["name"]
     field = "name" if rng.random() < 0.25 else fields[rng.integers(len(fields))]
     pool = names if field == "name" else list(COLOURS)

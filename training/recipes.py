@@ -68,7 +68,7 @@ class Recipe:
 RECIPES = {
     "guide-vit": Recipe(256, 64, 6, 192, 8, 3, GUIDE_STYLES, 11, Crops(haze=0.6), 4.0, rate=7e-4,
                     names=GUIDED, text_from="guide-rn"),
-    "guide-rn": Recipe(256, 64, (1, 1, 1, 1), 32, None, 3, GUIDE_STYLES, 23, Crops(haze=0.6), 6.0, names=GUIDED),
+    "guide-rn": Recipe(256, 64, (1, 1, 1, 1), 32, None, 3, GUIDE_STYLES, 23, Crops(haze=0.6), 3.0, names=GUIDED),
     "judge": Recipe(
         256, 64, (1, 2, 2, 1), 24, None, 2, JUDGE_STYLES, 37,
         Crops(scale=(0.85, 1.4), turn=14, shift=0.15, perspective=0.08, flip=0.5, noise=0.03, haze=0.4, fog=0.3),

@@ -126,6 +126,8 @@ def _recipe(config: Config, generator: vqgan.VQGAN, *, tidied: bool) -> Recipe:
         weight_decay=rates.weight_decay,
         average=config.average,
         coarse=config.coarse,
+        tries=config.tries,
+        tries_share=config.tries_share,
         levels=Levels(tidy.noise * (tidy.strength if started else 1), tidy.noise_end, tidy.churn),
         **asdict(weights),
     )

@@ -56,7 +56,7 @@ def optimize(  # noqa: PLR0913  # all of a run's recipe, by keyword
     mean = latent.detach().clone()
     stepper = optimizer([latent])
 
-    span = span or range(steps)
+    span = range(steps) if span is None else span
     for index in range(span.start, span.stop + 1):
         source = mean + (latent - latent.detach()) if average else latent  # gradients go to `latent`
         image = generator.decode(source)  # (1, 3, H, W) in [0, 1]
@@ -73,12 +73,13 @@ def optimize(  # noqa: PLR0913  # all of a run's recipe, by keyword
         whole = View(index, source, canvas)
         _descend({name: loss(whole) for name, loss in losses.picture.items()}, terms, learning=learning)
 
+        if canvas.grad is not None:  # before the yield: a run that waits then holds no graph
+            image.backward(canvas.grad)
+
         yield Step(index, steps, image.detach()[0], terms)
         if not learning:
             return
 
-        if canvas.grad is not None:
-            image.backward(canvas.grad)
         for group in stepper.param_groups:
             group["lr"] = rate(index)
         stepper.step()

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from vqclip import losses
 from vqclip.annealing import CALM, Annealing, Levels
 from vqclip.backends import OnStep
+from vqclip.backends.starts import enlarge, half, smooth_colours
 from vqclip.crops import Cropper, CropSpec
 from vqclip.descent import Normalised
 from vqclip.job import InputError, Job, Prompt, Result, Step
@@ -43,6 +44,7 @@ class Recipe:
     average: decay of the latent's moving average, 0 for none.
     exclude, extras: factors on all exclude and extra prompts; include counts 1.
     coarse: share of the steps, in [0, 1], that are made at half the size first; none from a start picture.
+    tries, tries_share: how many starts run side by side, and for which share of the steps; one from a start picture.
     images: pictures (1, 3, H, W) in [0, 1] that the result should resemble to the guides, each with a weight.
     smooth, anchor, decay: weights of total variation, distance from the start and the latent's size.
     levels: the noise of the denoiser, where the backend has one.
@@ -63,6 +65,8 @@ class Recipe:
     anchor: float
     decay: float
     coarse: float = 0.0
+    tries: int = 1
+    tries_share: float = 0.0
     image: Tensor | None = None
     images: tuple[tuple[Tensor, float], ...] = ()
     levels: Levels = CALM
@@ -93,24 +97,34 @@ class VQGANBackend:
         """Yield `job.steps` + 1 Steps: the untouched start first, the result last, all of the job's size.
 
         With `coarse` the first part of the run works at half the size and goes on from its picture, enlarged:
-        the guides' pull then moves whole areas before it draws lines.
+        the guides' pull then moves whole areas before it draws lines. With `tries` several starts take the first
+        part side by side; shown is the one that the guides like best so far.
         """
         early = 0 if self.recipe.start == "image" else round(self.recipe.coarse * job.steps)
+        tries = 1 if self.recipe.start == "image" else self.recipe.tries
         size = half(job.size, self.generator.stride) if early else job.size
-        latent = start_latent(self.generator, self.recipe, size=size, rng=job.rng("start"))
-        if early:
-            for step in self._descend(job, latent, range(early)):
-                picture = enlarge(step.image[None], job.size)
-                if step.index < early:
-                    yield Step(step.index, job.steps, picture[0], step.terms)
-            latent = self.generator.encode(picture)
-        yield from self._descend(job, latent, range(early, job.steps))
+        names = ["", *(f"try {number} " for number in range(2, tries + 1))]
+        runs = [self._begin(job, size, range(early or job.steps), name=name) for name in names]
+        race = leaders(runs, round(self.recipe.tries_share * job.steps))
+        if not early:
+            yield from race
+            return
+        for step in race:
+            picture = enlarge(step.image[None], job.size)
+            if step.index < early:
+                yield Step(step.index, job.steps, picture[0], step.terms)
+        yield from self._descend(job, self.generator.encode(picture), range(early, job.steps), name="late ")
 
-    def _descend(self, job: Job, latent: Tensor, span: range) -> Iterator[Step]:
-        late = "late " if span.start else ""
+    def _begin(self, job: Job, size: tuple[int, int], span: range, *, name: str) -> Iterator[Step]:
+        """One start and its run."""
+        latent = start_latent(self.generator, self.recipe, size=size, rng=job.rng(f"{name}start"))
+        yield from self._descend(job, latent, span, name=name)
+
+    def _descend(self, job: Job, latent: Tensor, span: range, *, name: str) -> Iterator[Step]:
+        """The loop over a span of the job's steps; `name` tells its random streams from other runs'."""
         tidy = None
         if self.denoiser is not None:
-            tidy = Annealing(self.denoiser, self.recipe.levels, job.rng(f"{late}noise"))
+            tidy = Annealing(self.denoiser, self.recipe.levels, job.rng(f"{name}noise"))
         return optimize(
             self.generator,
             latent,
@@ -121,7 +135,7 @@ class VQGANBackend:
             rate=cosine(self.recipe.rate, self.recipe.rate_end, job.steps),
             steps=job.steps,
             span=span,
-            rng=job.rng(f"{late}crops"),
+            rng=job.rng(f"{name}crops"),
             average=self.recipe.average,
             tidy=tidy,
         )
@@ -182,6 +196,23 @@ def _maker(recipe: Recipe) -> MakeOptimizer:
     return lambda tensors: kind(tensors, lr=recipe.rate, weight_decay=recipe.weight_decay)  # type: ignore[call-arg]  # all six take both
 
 
+def leaders(runs: Sequence[Iterator[Step]], until: int) -> Iterator[Step]:
+    """Advance all runs together, yielding the step of the one whose loss was lowest lately.
+
+    After update `until` the leader goes on alone. Losses change with every draw of crops and noise, so the last
+    few count, each by 0.7 of the one after it.
+    """
+    recent = [0.0] * len(runs)
+    for together in zip(*runs, strict=True):
+        losses = [sum(map(float, step.terms.values())) for step in together]
+        recent = [0.7 * before + loss for before, loss in zip(recent, losses, strict=True)]
+        leader = recent.index(min(recent))
+        yield together[leader]
+        if together[leader].index >= until:
+            yield from runs[leader]
+            return
+
+
 def cosine(start: float, end: float, steps: int) -> Callable[[int], float]:
     """Learning rate of update 0 .. steps - 1: half a cosine from `start` down to `end`."""
 
@@ -205,28 +236,3 @@ def start_latent(generator: Generator, recipe: Recipe, *, size: tuple[int, int],
     if recipe.start == "image" and recipe.image is not None:
         return generator.encode(recipe.image.to(noise.device))
     raise InputError(f"start.kind: {recipe.start!r} needs start.image; allowed: smooth, noise, mean, image")
-
-
-def half(size: tuple[int, int], stride: int) -> tuple[int, int]:
-    """About half of (width, height), in whole latent cells, at least four of them."""
-    width, height = (max(4, round(side / 2 / stride)) * stride for side in size)
-    return width, height
-
-
-def enlarge(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """(1, 3, h, w) -> (1, 3, H, W) for `size` = (width, height), bicubic, in [0, 1]."""
-    return F.interpolate(image, size[::-1], mode="bicubic", align_corners=False).clamp(0, 1)
-
-
-def smooth_colours(size: tuple[int, int], cells: int, contrast: float, *, rng: torch.Generator) -> Tensor:
-    """Random colours, bicubically blurred: (1, 3, H, W) in [0, 1], about `cells` blobs along the short side.
-
-    Starting from blobs rather than from random codes gives one object instead of texture: the eye of
-    a CLIP can then agree with whole regions before it sees detail.
-    """
-    width, height = size
-    short = min(size)
-    rows, columns = (max(2, round(cells * side / short)) for side in (height, width))
-    coarse = torch.rand(1, 3, rows, columns, generator=rng)
-    colours = 0.5 + contrast * (F.interpolate(coarse, (height, width), mode="bicubic", align_corners=False) - 0.5)
-    return colours.clamp(0, 1)
