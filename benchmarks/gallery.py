@@ -36,8 +36,9 @@ among 101 texts as the judge ranks it (1 is best; the judge steered nothing). Pi
 ## The `reference` preset
 
 The same prompts, seeds, models and seconds under the settings of the 2021 scripts, at the same size:
-{reference_top1} of {count} first, {reference_top5} among the first five. The judge prefers the default picture in
-{wins} of {count}, the reference's in {losses}; the rest have the same rank.
+{reference_top1} of {count} first, {reference_top5} among the first five. By the prompt's rank the judge prefers the
+default picture in {wins} of {count} and the reference's in {losses}; of the {ties} with the same rank the default has
+the larger margin in {tie_wins}. Together {all_wins} of {count}.
 
 ![The same prompts under the reference preset](gallery-reference.png)
 """
@@ -53,6 +54,31 @@ def sheet(name: str, rows: list[Row], pictures: list[torch.Tensor]) -> None:
 def share(rows: list[Row], within: int) -> int:
     """How many prompts the judge ranks so high."""
     return sum(int(str(row["rank"])) <= within for row in rows)
+
+
+def compare(rows: list[Row], others: list[Row]) -> dict[str, int]:
+    """How often the judge ranks the prompt higher in the first picture, in the second, and in neither.
+
+    `tie_wins`: of the latter, where the first has the larger margin, which is the similarity over the best rival's.
+    """
+    found = dict.fromkeys(("wins", "losses", "ties", "tie_wins"), 0)
+    for one, two in zip(rows, others, strict=True):
+        first, second = int(str(one["rank"])), int(str(two["rank"]))
+        found["wins" if first < second else "losses" if first > second else "ties"] += 1
+        found["tie_wins"] += first == second and float(str(one["margin"])) > float(str(two["margin"]))
+    return found | {"all_wins": found["wins"] + found["tie_wins"]}
+
+
+def write_page(command: str, rows: list[Row], others: list[Row]) -> None:
+    """Write docs/gallery.md and the figures of the reference preset, from what was measured."""
+    found = compare(rows[: len(others)], others)
+    save("reference", command, others, {f"default_{name}": value for name, value in found.items()})
+    text = PAGE.format(
+        count=len(others), command=command, pictures=len(rows), top1=share(rows, 1), top5=share(rows, 5), **found,
+        seconds=summary(rows)["median_seconds"], threads=torch.get_num_threads(),
+        reference_top1=share(others, 1), reference_top5=share(others, 5),
+    )  # fmt: skip
+    (DOCS / "gallery.md").write_text(text)
 
 
 def main() -> None:
@@ -73,16 +99,8 @@ def main() -> None:
     limits = [float(str(row["seconds"])) for row in rows[:count]]
     side = f"size={pictures[0].shape[-1]},{pictures[0].shape[-2]}"
     others, rivals = measure(texts[:count], ["preset=reference", side], limits)
-    pairs = [(int(str(one["rank"])), int(str(two["rank"]))) for one, two in zip(rows, others, strict=False)]
-    wins, losses = sum(one < two for one, two in pairs), sum(one > two for one, two in pairs)
-    save("reference", command, others, {"default_wins": wins, "default_loses": losses})
     sheet("reference", others, rivals)
-    text = PAGE.format(
-        count=count, command=command, pictures=len(rows), top1=share(rows, 1), top5=share(rows, 5), wins=wins,
-        losses=losses, seconds=summary(rows)["median_seconds"], threads=torch.get_num_threads(),
-        reference_top1=share(others, 1), reference_top5=share(others, 5),
-    )  # fmt: skip
-    (DOCS / "gallery.md").write_text(text)
+    write_page(command, rows, others)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -139,7 +140,10 @@ def test_one_lucky_draw_does_not_make_a_leader() -> None:
 def test_of_several_tries_one_is_the_result_as_if_it_had_run_alone(generator: VQGAN, guide: ClipPerceptor) -> None:
     job = replace(JOB, seed=3)
     alone = backend(generator, guide)
-    ends = [list(alone._begin(job, job.size, range(4), name=name))[-1].image for name in ("", "try 2 ", "try 3 ")]
+    ends = [
+        list(alone._begin(job, alone._wishes(job), job.size, range(4), name=name))[-1].image
+        for name in ("", "try 2 ", "try 3 ")
+    ]
     chosen = backend(generator, guide, tries=3, tries_share=0.5).generate(job, lambda _: None).image
     assert sum(torch.equal(chosen, end) for end in ends) == 1
     assert torch.equal(backend(generator, guide, tries=1).generate(job, lambda _: None).image, ends[0])
@@ -151,6 +155,37 @@ def test_tries_run_in_the_coarse_part(generator: VQGAN, guide: ClipPerceptor, co
     backend(generator, guide, coarse=coarse, tries=2, tries_share=1.0).generate(JOB, seen.append)
     assert [step.index for step in seen] == [0, 1, 2, 3, 4]
     assert all(step.image.shape == (3, 32, 32) for step in seen)
+
+
+@pytest.mark.parametrize("changes", [
+    {"tries_share": 0.5}, {"tries": 3, "tries_share": 0.5}, {"coarse": 0.5, "tries": 3, "tries_share": 0.4},
+    {"coarse": 0.5, "tries": 2, "tries_share": 1.0}, {"coarse": 1.0, "tries": 2, "tries_share": 0.3},
+])  # fmt: skip
+def test_the_parts_are_the_updates_made_and_prompts_are_read_once(
+    monkeypatch: pytest.MonkeyPatch, generator: VQGAN, guide: ClipPerceptor, changes: dict[str, float]
+) -> None:
+    made: Counter[tuple[int, int]] = Counter()
+    read: list[list[str]] = []
+
+    class Counting(torch.optim.Adam):
+        def step(self, closure: None = None) -> None:
+            height, width = self.param_groups[0]["params"][0].shape[-2:]
+            made[width * generator.stride, height * generator.stride] += 1
+            super().step(closure)
+
+    class Reading:
+        size, embed_image = guide.size, staticmethod(guide.embed_image)
+
+        def embed_text(self, texts: list[str]) -> torch.Tensor:
+            read.append(texts)
+            return guide.embed_text(texts)
+
+    monkeypatch.setitem(OPTIMIZERS, "adam", Counting)
+    job = replace(JOB, size=(64, 32), steps=10)
+    maker = backend(generator, Reading(), **changes)  # type: ignore[arg-type]
+    maker.generate(job, lambda _: None)
+    assert made == Counter({size: updates for size, updates in maker.parts(job.size, job.steps) if updates})
+    assert read == [["apple"]]
 
 
 def test_a_start_picture_is_tried_once(generator: VQGAN, guide: ClipPerceptor) -> None:

@@ -18,7 +18,7 @@ from vqclip.backends.vqgan import VQGANBackend
 from vqclip.config import Config, from_mapping
 from vqclip.job import InputError, Result, Step, WeightsError
 from vqclip.makers import job_of
-from vqclip.models.convert import digest_of
+from vqclip.models.convert import latents_of
 from vqclip.models.denoiser import make_network
 
 
@@ -122,7 +122,7 @@ def denoiser_file(weight_files: dict[str, Path], tmp_path_factory: pytest.TempPa
     """A denoiser of the tiny generator's latents."""
     path = tmp_path_factory.mktemp("denoiser") / "denoiser.safetensors"
     shape: dict[str, Any] = {"channels": 32, "width": 32, "multipliers": (1, 1), "groups": 4}
-    training = {"vqgan": digest_of(load_file(weight_files["generator"]))}
+    training = {"vqgan": latents_of(load_file(weight_files["generator"]))}
     facts = {"kind": "denoiser", "architecture": json.dumps(shape), "training": json.dumps(training)}
     save_file(make_network(**shape).state_dict(), path, facts)
     return path

@@ -6,7 +6,7 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -115,6 +115,37 @@ def test_nothing_larger_than_the_run_is_tried(guide: ClipPerceptor, generator: V
     preflight(Watched(), [Looking()], crop_spec(count=3, chunk=9), size=(8, 12), steps=1)
     assert max(rows * columns for rows, columns in sizes) == 6
     assert counts == {1, 2, 3}
+
+
+def test_every_part_of_a_run_takes_its_own_time(
+    monkeypatch: pytest.MonkeyPatch, generator: VQGAN, guide: ClipPerceptor
+) -> None:
+    monkeypatch.setattr(module, "_seconds", lambda run, _device: float(sum(run.args)))
+    whole, part = (forecast(generator, [guide], size=size) for size in ((64, 64), (32, 32)))
+    assert whole.seconds > part.seconds > 0
+    parts = [((32, 32), 12), ((64, 64), 3)]
+    mixed = preflight(generator, [guide], crop_spec(), size=(64, 64), steps=10, parts=parts)
+    assert mixed.seconds * 10 == pytest.approx(12 * part.seconds + 3 * whole.seconds)
+    assert mixed.peak == pytest.approx(whole.peak, rel=0.05)
+
+
+def test_cleaning_takes_time_too(monkeypatch: pytest.MonkeyPatch, generator: VQGAN, guide: ClipPerceptor) -> None:
+    cleaned: list[tuple[int, ...]] = []
+
+    class Cleaner:
+        def clean(self, noisy: Tensor, _level: float) -> Tensor:
+            cleaned.append(tuple(noisy.shape[-2:]))
+            return noisy
+
+    def seconds(run: Callable[[], None], _device: object) -> float:
+        before = len(cleaned)
+        run()
+        return 7.0 if len(cleaned) > before else 0.0
+
+    monkeypatch.setattr(module, "_seconds", seconds)
+    made = preflight(generator, [guide], crop_spec(), size=(64, 32), steps=10, denoiser=Cleaner())  # type: ignore[arg-type]
+    assert made.seconds == 7.0
+    assert set(cleaned) == {(32 // generator.stride, 64 // generator.stride)}
 
 
 def test_nothing_random_and_no_result_changes(generator: VQGAN, guide: ClipPerceptor) -> None:

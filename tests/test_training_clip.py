@@ -118,6 +118,20 @@ def test_a_resumed_run_repeats_the_same_step(bank: Bank, tmp_path: Path) -> None
         assert torch.equal(one, two)
 
 
+def test_a_new_cosine_begins_half_as_high_and_is_remembered(bank: Bank, tmp_path: Path) -> None:
+    first = run(bank)
+    first.steps = 200  # past the warm-up
+    update(first, 0.0)
+    full = first.optimizer.param_groups[0]["lr"]
+    first.since = first.seconds = 60.0
+    update(first, 0.0)
+    assert first.optimizer.param_groups[0]["lr"] == pytest.approx(full / 2)
+    save_run(tmp_path / "run", first)
+    second = run(bank)
+    resume_run(tmp_path / "run", second)
+    assert second.since == 60.0
+
+
 def test_an_export_loads_into_openai_clip_and_lends_its_text_tower(bank: Bank, tmp_path: Path) -> None:
     pupil, path = run(bank), tmp_path / "tiny.safetensors"
     update(pupil, 0.0)

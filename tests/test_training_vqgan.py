@@ -20,7 +20,8 @@ from training.discriminator import Critics, feature_distance, load_tower
 from training.export import export
 from training.quality import count_codes, measure, psnr, save_sheet, structure
 from training.scenes import Stock, compose, draw_clouds, make_stock, present
-from training.vqgan_run import Recipe, Run, resume_run, save_run, start, write_export
+from training.vqgan_run import Recipe, Run, keep_latents, resume_run, save_run, start, write_export
+from vqclip.models.convert import digest_of, latents_of
 from vqclip.models.vqgan import Architecture, VQModel, build, groups_of
 
 TINY = Architecture(
@@ -158,6 +159,29 @@ def test_a_resumed_run_goes_on_as_if_never_stopped(tiny: Run, stock: Stock, tmp_
     assert again.quantised
     assert vqgan.update(again, 0.4) == vqgan.update(tiny, 0.4)
     assert all(torch.equal(a, b) for a, b in zip(again.model.parameters(), tiny.model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("criticised", [False, True])
+def test_a_decoder_that_learns_alone_keeps_the_latents(
+    tiny: Run, stock: Stock, guide: Path, tmp_path: Path, *, criticised: bool
+) -> None:
+    for progress in (0.1, 0.3):
+        vqgan.update(tiny, progress)
+    tiny.seconds = 60.0
+    keep_latents(tiny)
+    before = {name: value.clone() for name, value in tiny.average.state_dict().items()}
+    tiny.critics = Critics(tiny.device, clip=guide, adversarial=True) if criticised else None
+    for _ in range(3):
+        vqgan.update(tiny, 0.5)
+    after = tiny.average.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {name for name in before if name.startswith(("decoder.", "post_quant_conv."))}
+    assert latents_of(after) == latents_of(before)
+    assert digest_of(after) != digest_of(before)
+    save_run(tmp_path / "run.safetensors", tiny)
+    again = start(Recipe(batch=2), stock, TINY)
+    resume_run(tmp_path / "run.safetensors", again)
+    assert again.since == 60.0
 
 
 def test_the_export_builds_the_package_s_own_network(tiny: Run, tmp_path: Path) -> None:

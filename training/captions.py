@@ -24,7 +24,7 @@ FRAMES = (
 STYLE_FRAMES = ("a {} drawing of", "a {} picture of", "a {} icon of")
 MASS_NOUNS = ("bread", "fire", "corn", "milk", "tea", "beer", "coffee", "sushi", "bacon", "golf")
 UNSAID, UNKNOWN = -1, -2
-_EXCHANGE = 0.5  # share of near misses that let thing and ground change colours
+_EXCHANGE = 0.8  # share of near misses that let thing and ground change colours
 FIELDS = ("name", "colour", "background", "style")
 
 
@@ -78,7 +78,7 @@ def leave_out(truth: Meaning, rng: np.random.Generator) -> Meaning:
 def near_miss(said: Meaning, truth: Meaning, names: list[str], rng: np.random.Generator) -> Meaning:
     """The same sentence with one fact changed: another colour, another background or another thing.
 
-    Whose colour it is has to be learnt too: where two colours are true, half of the sentences give the thing the
+    Whose colour it is has to be learnt too: where two colours are true, most sentences give the thing the
     ground's colour or the ground the thing's, and both where it says both.
     """
     two = bool(truth.colour and truth.background and truth.colour != truth.background)

@@ -1,6 +1,7 @@
 """Trains the small CLIP models, two guides and a judge: `python -m training.clip NAME`.
 
-Resumes from its checkpoint when started again; exports the averaged weights as it goes.
+Resumes from its checkpoint when started again; exports the averaged weights as it goes. `--restart` begins a new
+cosine at the checkpoint (warm restarts, Loshchilov and Hutter 2017), for a loss that came after the rates had sunk.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ def save_run(path: Path, run: Run) -> None:
     tensors = checkpoint.pack(run.model, run.average, run.optimizer) | {"rng": run.rng.get_state()}
     state = {
         "seconds": run.seconds,
+        "since": run.since,
         "radius": run.radius,
         "steps": run.steps,
         "views": run.views,
@@ -82,6 +84,7 @@ def resume_run(path: Path, run: Run) -> None:
         run.words.bit_generator.state = state["words"]
         for field in ("seconds", "radius", "steps", "views"):
             setattr(run, field, state[field])
+        run.since = state.get("since", 0.0)
 
 
 def train(run: Run, name: str, minutes: float, exams: list[Exam], folder: Path) -> None:
@@ -89,7 +92,7 @@ def train(run: Run, name: str, minutes: float, exams: list[Exam], folder: Path) 
     saved, last, stale = run.seconds, time.monotonic(), []
     total = 60 * minutes
     while run.seconds < total:
-        stale.append(update(run, run.seconds / total))
+        stale.append(update(run, (run.seconds - run.since) / (total - run.since)))
         run.seconds, last = run.seconds + time.monotonic() - last, time.monotonic()
         if run.seconds - saved > 240 or run.seconds >= total:
             figures = {key: value for exam in exams for key, value in sit_exam(exam, run.average, run.tokens).items()}
@@ -113,7 +116,10 @@ def log(path: Path, line: dict[str, float]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", choices=sorted(RECIPES))
-    parser.add_argument("--minutes", type=float, default=60, help="training time in all, earlier sessions included")
+    parser.add_argument("--minutes", type=float, default=60, help="training time in all, earlier runs included")
+    parser.add_argument(
+        "--restart", action="store_true", help="begin a new cosine of rates, half as high, at the checkpoint"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
     recipe, folder = RECIPES[arguments.name], cache_folder()
@@ -125,6 +131,8 @@ def main() -> None:
     if recipe.text_from:
         borrow_text(run, folder / "export" / f"{recipe.text_from}.safetensors")
     resume_run(folder / "runs" / f"{arguments.name}.safetensors", run)
+    if arguments.restart:
+        run.since = run.seconds
     exams = [make_exam("openmoji", ("openmoji",), run.codes.names, recipe.size)]
     if recipe.styles != GUIDE_STYLES:
         unseen = tuple(style for style in GUIDE_STYLES if style not in recipe.styles)

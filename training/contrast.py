@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from training.captions import fits
 
 SMOOTHING = 0.05
+_MISS = 3.0  # weight of a caption against its near miss
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Targets:
 def picture_loss(logits: Tensor, targets: Targets) -> Tensor:
     """Mean over pictures of three cross-entropies: own caption among rivals, against its near miss, own name among all.
 
+    The second counts `_MISS` times.
+
     Args:
         logits: (B, T) scaled similarities.
         targets: for the same B pictures.
@@ -50,7 +53,7 @@ def picture_loss(logits: Tensor, targets: Targets) -> Tensor:
     among_texts = -((1 - SMOOTHING) * scores.diagonal() + SMOOTHING * even).mean()
     # Among 128 texts the one that differs in a word alone hardly weighs, and whose colour it is was learnt by chance.
     against_miss = F.softplus(pool.diagonal(count) - pool.diagonal()).mean()
-    return among_texts + against_miss + F.cross_entropy(names, targets.names, label_smoothing=SMOOTHING)
+    return among_texts + _MISS * against_miss + F.cross_entropy(names, targets.names, label_smoothing=SMOOTHING)
 
 
 def text_loss(logits: Tensor, targets: Targets) -> Tensor:

@@ -23,7 +23,7 @@ from training.export import export
 from training.kandinsky_loop import follow, machine, save_pictures, spend
 from training.recipes import pace
 from vqclip.models import weights
-from vqclip.models.convert import digest_of
+from vqclip.models.convert import latents_of
 from vqclip.models.denoiser import Denoiser, guess, make_network, mixture
 from vqclip.models.vqgan import VQGAN, VQModel
 
@@ -148,7 +148,7 @@ def examine(run: Run, vqgan: VQModel, sheet: Path, columns: int = 12) -> dict[st
 
 
 def write_export(path: Path, run: Run, vqgan: str, figures: dict[str, float]) -> None:
-    """The averaged weights as a starter file, with the digest of the VQGAN whose latents they know."""
+    """The averaged weights as a starter file, with `latents_of` the VQGAN it was trained with."""
     training = {
         "minutes": round(run.seconds / 60, 1), "machine": machine(run.device), "steps": run.steps,
         "views": run.views, "seed": run.recipe.seed, "vqgan": vqgan,
@@ -176,7 +176,7 @@ def resume_run(path: Path, run: Run) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=60, help="training time in all, earlier sessions included")
+    parser.add_argument("--minutes", type=float, default=60, help="training time in all, earlier runs included")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
     folder, device = cache_folder(), torch.device(arguments.device)
@@ -184,7 +184,7 @@ def main() -> None:
     sketches, vqgan = load_sketches(folder / "denoiser"), load_vqgan(shipped).to(device)
     run = start(Recipe(), sketches, device, SHAPE)
     resume_run(folder / "runs" / "denoiser.safetensors", run)
-    digest = digest_of(weights.load(shipped).state)
+    digest = latents_of(weights.load(shipped).state)
 
     def report() -> dict[str, float]:
         figures = examine(run, vqgan, folder / "logs" / f"denoiser-{run.steps:06d}.png")

@@ -181,7 +181,7 @@ def resume_run(path: Path, run: Run) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=40, help="training time in all, earlier sessions included")
+    parser.add_argument("--minutes", type=float, default=40, help="training time in all, earlier runs included")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
     folder, device = cache_folder(), torch.device(arguments.device)

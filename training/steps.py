@@ -51,6 +51,7 @@ class Run:
     rng: torch.Generator
     words: np.random.Generator
     seconds: float = 0.0
+    since: float = 0.0  # seconds spent when the present cosine of rates began
     steps: int = 0
     views: int = 0
     radius: float = 0.0
@@ -183,7 +184,7 @@ def update(run: Run, progress: float) -> dict[str, float]:
     """
     recipe, model, radius = run.recipe, run.model, run.radius
     for group in run.optimizer.param_groups:
-        group["lr"] = recipe.rate * pace(run.steps, progress)
+        group["lr"] = recipe.rate * pace(run.steps, progress) * (0.5 if run.since else 1.0)
     batch = draw_batch(run)
     delta = first_attack(run, batch)
     model.train()

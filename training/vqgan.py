@@ -21,7 +21,7 @@ from training.data import cache_folder, load
 from training.discriminator import Critics
 from training.quality import count_codes, measure, save_sheet
 from training.scenes import Stock, compose, make_stock
-from training.vqgan_run import CROP, SCENE, STYLES, Recipe, Run, resume_run, save_run, start, write_export
+from training.vqgan_run import CROP, SCENE, STYLES, Recipe, Run, keep_latents, resume_run, save_run, start, write_export
 from vqclip.models.vqgan import VQModel
 
 EXPORT_SECONDS = 330
@@ -62,7 +62,8 @@ def update(run: Run, progress: float) -> dict[str, float]:
     if progress >= run.recipe.open_share and not run.quantised:
         open_codebook(run)
     recipe, model, target = run.recipe, run.model, draw(run) * 2 - 1
-    with torch.autocast(run.device.type, torch.bfloat16):
+    whole = model.codebook.requires_grad  # not the decoder alone
+    with torch.autocast(run.device.type, torch.bfloat16), torch.set_grad_enabled(whole):
         hidden = model.quant_conv(model.encoder(target)).float()
     extra = torch.zeros((), device=run.device)
     rows = hidden
@@ -73,17 +74,18 @@ def update(run: Run, progress: float) -> dict[str, float]:
         out = model.decoder(model.post_quant_conv(rows)).float()
     loss, plain = picture_loss(out, target, recipe)
     for group in run.optimizer.param_groups:
-        group["lr"] = rate_at(recipe, run.steps, progress)
+        group["lr"] = rate_at(recipe, run.steps, progress) * (0.5 if run.since else 1.0)
     run.optimizer.zero_grad(set_to_none=True)
     if run.critics is None:
         (loss + extra).backward()
     else:
         pull = run.critics.pull(out, target, loss)
-        torch.autograd.backward([out, extra] if run.quantised else [out], [pull, None] if run.quantised else [pull])
+        learning = run.quantised and whole
+        torch.autograd.backward([out, extra] if learning else [out], [pull, None] if learning else [pull])
         run.critics.learn(out, target)
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     run.optimizer.step()
-    if run.quantised and run.steps % 40 == 0 and progress < 1 - recipe.settle_share:
+    if whole and run.quantised and run.steps % 40 == 0 and progress < 1 - recipe.settle_share:
         restart(run.usage, [model.codebook, run.average.codebook], hidden, run.optimizer, run.rng)
     follow(run.average, model, min(0.998, run.steps / (run.steps + 20)))
     run.steps, run.crops = run.steps + 1, run.crops + target.numel() // (3 * CROP**2)
@@ -122,7 +124,7 @@ def train(run: Run, minutes: float, held_out: Stock, folder: Path) -> None:
     total, saved, rows = 60 * minutes, run.seconds, []
     last, spent = time.monotonic(), time.process_time()
     while run.seconds < total:
-        rows.append(update(run, run.seconds / total))
+        rows.append(update(run, (run.seconds - run.since) / (total - run.since)))
         run.seconds, last = run.seconds + time.monotonic() - last, time.monotonic()
         run.processor, spent = run.processor + time.process_time() - spent, time.process_time()
         if run.seconds - saved > EXPORT_SECONDS or run.seconds >= total:
@@ -150,9 +152,10 @@ def log(path: Path, line: dict[str, float]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=60, help="training time in all, earlier sessions included")
+    parser.add_argument("--minutes", type=float, default=60, help="training time in all, earlier runs included")
     parser.add_argument("--perceptual", action="store_true", help="add the features of the exported ResNet guide")
     parser.add_argument("--adversarial", action="store_true", help="add a patch discriminator")
+    parser.add_argument("--decoder", action="store_true", help="keep the latents: the decoder learns alone")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
     folder, device = cache_folder(), torch.device(arguments.device)
@@ -161,6 +164,8 @@ def main() -> None:
         guide = folder / "export" / "guide-rn.safetensors" if arguments.perceptual else None
         run.critics = Critics(device, clip=guide, adversarial=arguments.adversarial)
     resume_run(folder / "runs" / "vqgan.safetensors", run)
+    if arguments.decoder:
+        keep_latents(run)
     train(run, arguments.minutes, make_stock(load(STYLES, "held-out"), device), folder)
 
 

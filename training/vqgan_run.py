@@ -17,7 +17,7 @@ from training.discriminator import Critics
 from training.export import export
 from training.scenes import Stock
 from training.sources import PERMISSIVE
-from vqclip.models.vqgan import Architecture, VQModel
+from vqclip.models.vqgan import Architecture, VQModel, is_decoders
 
 SHAPE = Architecture(
     channels=32, multipliers=(1, 1, 2, 4), blocks=1, attention=(), in_channels=3, out_channels=3,
@@ -25,7 +25,7 @@ SHAPE = Architecture(
 )  # fmt: skip
 STYLES = tuple(package.style for package in PERMISSIVE)
 CROP, SCENE = 64, 128  # pixels
-_COUNTERS = ("seconds", "processor", "steps", "crops", "quantised")
+_COUNTERS = ("seconds", "processor", "steps", "crops", "quantised", "since")
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ class Run:
     steps: int = 0
     crops: int = 0
     quantised: bool = False
+    since: float = 0.0  # seconds spent when the present cosine of rates began
     critics: Critics | None = None
 
 
@@ -135,4 +136,15 @@ def resume_run(path: Path, run: Run) -> None:
             run.critics.restore(tensors)
         checkpoint.unpack(tensors, run.model, run.average, run.optimizer)
         for name in _COUNTERS:
-            setattr(run, name, state[name])
+            setattr(run, name, state.get(name, getattr(run, name)))
+
+
+def keep_latents(run: Run) -> None:
+    """From here on the decoder alone learns: what was trained on the latents of this VQGAN stays right.
+
+    Goes on from the averaged weights, whose codes are the exported ones, with a fresh cosine of rates.
+    """
+    run.model.load_state_dict(run.average.state_dict())
+    for name, weight in run.model.named_parameters():
+        weight.requires_grad_(is_decoders(name))
+    run.since = run.seconds

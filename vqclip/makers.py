@@ -17,7 +17,7 @@ from vqclip.crops import CropSpec
 from vqclip.job import Job, WeightsError
 from vqclip.makers_diffusion import make_kandinsky, make_stable_diffusion, picture
 from vqclip.models import denoiser, vqgan
-from vqclip.models.convert import digest_of
+from vqclip.models.convert import latents_of
 from vqclip.models.weights import STARTER, Weights, load
 from vqclip.perceptors import locate, perceptor
 from vqclip.place import Made, Place
@@ -102,7 +102,7 @@ def _denoiser(file: Weights, generator: Weights, place: Place) -> denoiser.Denoi
         network = denoiser.build(file.state, file.metadata)
     except WeightsError as error:
         raise WeightsError(f"{file.path}: {error}") from error
-    if denoiser.trained_with(file.metadata) != digest_of(generator.state):
+    if denoiser.trained_with(file.metadata) != latents_of(generator.state):
         raise WeightsError(f"{file.path}: was trained with another generator than {generator.path}")
     return denoiser.Denoiser(network, device=place.device, dtype=place.dtype)
 

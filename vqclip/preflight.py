@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,10 +21,12 @@ from vqclip.job import ResourceError
 from vqclip.memory import available, gigabytes, held
 from vqclip.models import Generator, Perceptor
 from vqclip.models.checkpoints import is_safetensors
+from vqclip.models.denoiser import Denoiser
 from vqclip.tally import Growth, Turn, trace
 
 _SIDES = (2, 3, 4)  # of the counted pictures, in cells: three, because attention grows by cells squared
 _ENOUGH = 0.05  # seconds; a piece that takes longer says enough about the pace
+Part = tuple[tuple[int, int], int]  # a size in pixels, and how many updates are made at it
 _IMAGES = 2  # that a step keeps besides those counted: the image of the step before, and its gradient
 
 
@@ -32,8 +35,8 @@ class Forecast:
     """What one picture takes.
 
     `peak`: bytes that the process (on CUDA: its tensors) will hold at the worst moment, weights included.
-    `room`: bytes that it may hold, None where the system does not say. `seconds`: one step, without what
-    recorder and judge add.
+    `room`: bytes that it may hold, None where the system does not say. `seconds`: one step on average, without
+    what recorder and judge add.
     """
 
     device: str
@@ -52,9 +55,16 @@ class Forecast:
 
 
 def preflight(
-    generator: Generator, guides: Sequence[Perceptor], crops: CropSpec, *, size: tuple[int, int], steps: int
-) -> Forecast:
+    generator: Generator, guides: Sequence[Perceptor], crops: CropSpec, *, size: tuple[int, int], steps: int,
+    parts: Iterable[Part] = (), denoiser: Denoiser | None = None,
+) -> Forecast:  # fmt: skip
     """Measure what a run of `steps` steps at `size` = (width, height) pixels will take.
+
+    Args:
+        generator, guides, crops: what the run draws with and looks with.
+        size, steps: the largest picture's pixels and the run's updates.
+        parts: the run's updates by size, where not all of them are made once and at `size`.
+        denoiser: what cleans the latent after each update, None for nothing.
 
     Raises:
         ResourceError: it cannot fit into the memory available; the message names what to lower.
@@ -70,7 +80,12 @@ def preflight(
     need = _Need(drawing, size, stride=generator.stride, held=now, looking=work.looking(chunk))
     _refuse(need, room, chunk, guides=len(guides))
     peak = max(highest, need.at(size, chunk))
-    return Forecast(str(work.device), steps, peak, room, work.seconds(crops.count, chunk))
+    shares: Counter[tuple[int, int]] = Counter()
+    for pixels, updates in parts or [(size, max(1, steps))]:
+        shares[pixels] += updates
+    seconds = {pixels: _Work(generator, guides, crops, pixels).seconds(chunk, denoiser) for pixels in shares}
+    total = sum(updates * seconds[pixels] for pixels, updates in shares.items())
+    return Forecast(str(work.device), steps, peak, room, total / max(1, steps))
 
 
 def check_files(files: Iterable[Path], device: torch.device) -> None:
@@ -141,12 +156,18 @@ class _Work:
         counts = tuple(range(1, min(chunk, 2) + 1))
         return Growth(counts, tuple(trace(partial(self.look, count)) for count in counts))
 
+    def clean(self, denoiser: Denoiser) -> None:
+        """Clean one latent of the run's size."""
+        denoiser.clean(self._generator.sample(self._size, self._rng), 0.5)
+
     @torch.enable_grad()
-    def seconds(self, crops: int, chunk: int) -> float:
-        """One step: decoding and its way back, and the looks at all chunks. To be asked after the counting, warm."""
+    def seconds(self, chunk: int, denoiser: Denoiser | None) -> float:
+        """One step: decoding with its way back, looks at all chunks, cleaning. To be asked after the counting, warm."""
+        crops = self._cropper.spec.count
+        cleaning = 0.0 if denoiser is None else _pace([(1, partial(self.clean, denoiser))], self.device)
         drawing = _pace([(r * c, partial(self.decode, r, c)) for r, c in _ladder(*self._grid, first=8)], self.device)
         looking = _pace([(n, partial(self.look, n)) for n, _ in _ladder(chunk, 1, first=1)], self.device)
-        return drawing + looking * crops / chunk
+        return drawing + looking * crops / chunk + cleaning
 
 
 class _Need:

@@ -106,8 +106,11 @@ def _forecast(studio: Studio, single: Config, progress: Progress) -> None:
     backend = studio.backend
     if not isinstance(backend, VQGANBackend):
         return  # a denoising step is not measured before the run
-    crops = backend.recipe.crops
-    progress.note(preflight(backend.generator, backend.guides, crops, size=single.size, steps=single.steps).line)
+    forecast = preflight(
+        backend.generator, backend.guides, backend.recipe.crops, size=single.size, steps=single.steps,
+        parts=backend.parts(single.size, single.steps), denoiser=backend.denoiser,
+    )  # fmt: skip
+    progress.note(forecast.line)
 
 
 def _singles(config: Config) -> list[Config]:

@@ -32,6 +32,8 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "normalised": Normalised,
 }
 
+Wishes = dict[str, losses.Loss]
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -100,12 +102,12 @@ class VQGANBackend:
         the guides' pull then moves whole areas before it draws lines. With `tries` several starts take the first
         part side by side; shown is the one that the guides like best so far.
         """
-        early = 0 if self.recipe.start == "image" else round(self.recipe.coarse * job.steps)
-        tries = 1 if self.recipe.start == "image" else self.recipe.tries
+        early, shared = self._early(job.steps), round(self.recipe.tries_share * job.steps)
         size = half(job.size, self.generator.stride) if early else job.size
-        names = ["", *(f"try {number} " for number in range(2, tries + 1))]
-        runs = [self._begin(job, size, range(early or job.steps), name=name) for name in names]
-        race = leaders(runs, round(self.recipe.tries_share * job.steps))
+        names = ["", *(f"try {number} " for number in range(2, self._tries + 1))]
+        wishes = self._wishes(job)
+        runs = [self._begin(job, wishes, size, range(early or job.steps), name=name) for name in names]
+        race = leaders(runs, shared)
         if not early:
             yield from race
             return
@@ -113,14 +115,31 @@ class VQGANBackend:
             picture = enlarge(step.image[None], job.size)
             if step.index < early:
                 yield Step(step.index, job.steps, picture[0], step.terms)
-        yield from self._descend(job, self.generator.encode(picture), range(early, job.steps), name="late ")
+        latent = self.generator.encode(picture)
+        yield from self._descend(job, wishes, latent, range(early, job.steps), name="late ")
 
-    def _begin(self, job: Job, size: tuple[int, int], span: range, *, name: str) -> Iterator[Step]:
+    def parts(self, size: tuple[int, int], steps: int) -> list[tuple[tuple[int, int], int]]:
+        """The updates of a run by the size they are made at, those of every try among them."""
+        early = self._early(steps)
+        extra = (self._tries - 1) * min(early or steps, round(self.recipe.tries_share * steps))
+        if not early:
+            return [(size, steps + extra)]
+        return [(half(size, self.generator.stride), early + extra), (size, steps - early)]
+
+    def _early(self, steps: int) -> int:
+        """How many updates are made at half the size."""
+        return 0 if self.recipe.start == "image" else round(self.recipe.coarse * steps)
+
+    @property
+    def _tries(self) -> int:
+        return 1 if self.recipe.start == "image" else self.recipe.tries
+
+    def _begin(self, job: Job, wishes: Wishes, size: tuple[int, int], span: range, *, name: str) -> Iterator[Step]:
         """One start and its run."""
         latent = start_latent(self.generator, self.recipe, size=size, rng=job.rng(f"{name}start"))
-        yield from self._descend(job, latent, span, name=name)
+        yield from self._descend(job, wishes, latent, span, name=name)
 
-    def _descend(self, job: Job, latent: Tensor, span: range, *, name: str) -> Iterator[Step]:
+    def _descend(self, job: Job, wishes: Wishes, latent: Tensor, span: range, *, name: str) -> Iterator[Step]:
         """The loop over a span of the job's steps; `name` tells its random streams from other runs'."""
         tidy = None
         if self.denoiser is not None:
@@ -129,7 +148,7 @@ class VQGANBackend:
             self.generator,
             latent,
             self.guides,
-            self._losses(job, latent),
+            losses.Losses(wishes, self._bounds(latent)),
             cropper=self._cropper,
             optimizer=_maker(self.recipe),
             rate=cosine(self.recipe.rate, self.recipe.rate_end, job.steps),
@@ -148,9 +167,10 @@ class VQGANBackend:
         terms = {name: float(value) for name, value in step.terms.items()}
         return Result(job, step.image.cpu(), terms, step.index, time.perf_counter() - begun)
 
-    def _losses(self, job: Job, latent: Tensor) -> losses.Losses:
+    def _wishes(self, job: Job) -> Wishes:
+        """What the guides are to see in the crops, prompts and pictures embedded once for all parts of a run."""
         recipe = self.recipe
-        crops: dict[str, losses.Loss] = {}
+        crops: Wishes = {}
         for kind, prompts, factor, make in (
             ("include", job.include, 1.0, losses.attract),
             ("exclude", job.exclude, recipe.exclude, losses.repel),
@@ -164,12 +184,17 @@ class VQGANBackend:
             if weight > 0:
                 targets = [_look(guide, image) for guide in self.guides]
                 crops[f"image {number}"] = losses.attract(targets, self.weights, weight=weight, stop=None)
+        return crops
+
+    def _bounds(self, latent: Tensor) -> dict[str, losses.Loss]:
+        """What is asked of the picture and the latent themselves."""
+        recipe = self.recipe
         made = {
             "smooth": losses.smooth(recipe.smooth),
             "anchor": losses.anchor(latent, recipe.anchor),
             "decay": losses.decay(recipe.decay),
         }
-        return losses.Losses(crops, {name: loss for name, loss in made.items() if getattr(recipe, name) > 0})
+        return {name: loss for name, loss in made.items() if getattr(recipe, name) > 0}
 
     def _prompt_loss(self, prompt: Prompt, factor: float, make: Callable[..., losses.Loss]) -> losses.Loss:
         targets = [guide.embed_text([prompt.text]) for guide in self.guides]

@@ -118,3 +118,8 @@ def digest_of(state: Mapping[str, Tensor]) -> str:
         digest.update(f"{key} {value.dtype} {list(value.shape)}\n".encode())
         digest.update(value.view(-1).view(torch.uint8).numpy().data if value.numel() else b"")
     return digest.hexdigest()
+
+
+def latents_of(generator: Mapping[str, Tensor]) -> str:
+    """Digest of the tensors that say what a VQGAN's latents mean: all but its decoder, which may learn further."""
+    return digest_of({name: value for name, value in generator.items() if not vqgan.is_decoders(name)})

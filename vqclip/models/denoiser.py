@@ -106,7 +106,7 @@ def build(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> nn.Module
 
 
 def trained_with(metadata: Mapping[str, str]) -> str:
-    """Digest of the generator's tensors whose latents a weight file knows; empty where it does not say."""
+    """`convert.latents_of` the generator whose latents a weight file knows; empty where it does not say."""
     try:
         return str(json.loads(metadata["training"])["vqgan"])
     except (KeyError, TypeError, ValueError, RecursionError):

@@ -127,6 +127,11 @@ class VQModel(nn.Module):
         return weight
 
 
+def is_decoders(name: str) -> bool:
+    """Whether a weight of this name is on the way from latents to pictures, not on the way to latents."""
+    return name.startswith(("decoder.", "post_quant_conv."))
+
+
 def build(state: Mapping[str, Tensor], *, groups: int = _TAMING_GROUPS) -> VQModel:
     """A frozen network in eval mode with the weights of `state`, loaded strictly.
 
