@@ -10,8 +10,9 @@ import pytest
 import torch
 from conftest import crop_spec
 
+from vqclip.backends.race import leaders
 from vqclip.backends.starts import smooth_colours
-from vqclip.backends.vqgan import OPTIMIZERS, Recipe, VQGANBackend, cosine, leaders, start_latent
+from vqclip.backends.vqgan import OPTIMIZERS, Recipe, VQGANBackend, cosine, start_latent
 from vqclip.job import InputError, Job, Prompt, Step
 from vqclip.models.clip import ClipPerceptor
 from vqclip.models.vqgan import VQGAN

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from vqclip import losses
 from vqclip.annealing import CALM, Annealing, Levels
 from vqclip.backends import OnStep
+from vqclip.backends.race import leaders
 from vqclip.backends.starts import enlarge, half, smooth_colours
 from vqclip.crops import Cropper, CropSpec
 from vqclip.descent import Normalised
@@ -219,26 +220,6 @@ def _unused(name: str, taken: dict[str, losses.Loss]) -> str:
 def _maker(recipe: Recipe) -> MakeOptimizer:
     kind = OPTIMIZERS[recipe.optimizer]
     return lambda tensors: kind(tensors, lr=recipe.rate, weight_decay=recipe.weight_decay)  # type: ignore[call-arg]  # all six take both
-
-
-def leaders(runs: Sequence[Iterator[Step]], until: int) -> Iterator[Step]:
-    """Advance all runs together, yielding the step of the one whose loss was lowest lately.
-
-    After update `until` the leader goes on alone. Losses change with every draw of crops and noise, so the last
-    few count, each by 0.7 of the one after it.
-    """
-    if len(runs) == 1:  # nothing to compare, so no loss is fetched from the device
-        yield from runs[0]
-        return
-    recent = [0.0] * len(runs)
-    for together in zip(*runs, strict=True):
-        losses = [sum(map(float, step.terms.values())) for step in together]
-        recent = [0.7 * before + loss for before, loss in zip(recent, losses, strict=True)]
-        leader = recent.index(min(recent))
-        yield together[leader]
-        if together[leader].index >= until:
-            yield from runs[leader]
-            return
 
 
 def cosine(start: float, end: float, steps: int) -> Callable[[int], float]:
