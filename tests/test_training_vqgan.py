@@ -181,7 +181,10 @@ def test_a_decoder_that_learns_alone_keeps_the_latents(
     save_run(tmp_path / "run.safetensors", tiny)
     again = start(Recipe(batch=2), stock, TINY)
     resume_run(tmp_path / "run.safetensors", again)
+    again.seconds = 90.0
+    keep_latents(again)
     assert again.since == 60.0
+    assert all(torch.equal(a, b) for a, b in zip(again.model.parameters(), tiny.model.parameters(), strict=True))
 
 
 def test_the_export_builds_the_package_s_own_network(tiny: Run, tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def main() -> None:
     parser.add_argument("name", choices=sorted(RECIPES))
     parser.add_argument("--minutes", type=float, default=60, help="training time in all, earlier runs included")
     parser.add_argument(
-        "--restart", action="store_true", help="begin a new cosine of rates, half as high, at the checkpoint"
+        "--restart", action="store_true", help="begin a new cosine of rates, half as high; resume it without"
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()

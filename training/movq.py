@@ -24,9 +24,9 @@ from training.export import export
 from training.kandinsky_loop import follow, machine, save_pictures, spend
 from training.kandinsky_parts import MOVQ, make_movq, shift_latents
 from training.quality import psnr, structure
-from training.recipes import GUIDE_STYLES
+from training.recipes import GUIDE_STYLES, pace
 from training.scenes import Stock, compose, make_stock, present
-from training.vqgan import picture_loss, rate_at
+from training.vqgan import picture_loss
 from training.vqgan_run import CROP, SCENE, STYLES, Recipe
 
 _CELLS = 30_000  # latents that the codebook starts from
@@ -96,7 +96,7 @@ def update(run: Run, progress: float) -> dict[str, float]:
         out = model.decode(rows, force_not_quantize=True).sample.float()
     loss, plain = picture_loss(out, target, recipe)
     for group in run.optimizer.param_groups:
-        group["lr"] = rate_at(recipe, run.steps, progress)
+        group["lr"] = recipe.rate * pace(run.steps, min(progress, 1))
     run.optimizer.zero_grad(set_to_none=True)
     (loss + extra).backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -86,6 +86,7 @@ def strengthen(radius: float, right: float, recipe: Recipe) -> float:
     return min(max(grown, 0.1 * recipe.radius), recipe.radius)
 
 
-def pace(steps: int, progress: float) -> float:
-    """Share of the full learning rate: 100 steps of warm-up, then a cosine down to 2 %."""
-    return min(1.0, (steps + 1) / 100) * (0.02 + 0.49 * (1 + math.cos(math.pi * progress)))
+def pace(steps: int, progress: float, *, restarted: bool = False) -> float:
+    """Share of the full learning rate: 100 steps of warm-up, then a cosine down to 2 %; half of it when begun anew."""
+    top = 0.5 if restarted else 1.0
+    return top * min(1.0, (steps + 1) / 100) * (0.02 + 0.49 * (1 + math.cos(math.pi * progress)))

@@ -184,7 +184,7 @@ def update(run: Run, progress: float) -> dict[str, float]:
     """
     recipe, model, radius = run.recipe, run.model, run.radius
     for group in run.optimizer.param_groups:
-        group["lr"] = recipe.rate * pace(run.steps, progress) * (0.5 if run.since else 1.0)
+        group["lr"] = recipe.rate * pace(run.steps, progress, restarted=run.since > 0)
     batch = draw_batch(run)
     delta = first_attack(run, batch)
     model.train()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import time
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from training.codebook import cluster, quantise, restart
 from training.data import cache_folder, load
 from training.discriminator import Critics
 from training.quality import count_codes, measure, save_sheet
+from training.recipes import pace
 from training.scenes import Stock, compose, make_stock
 from training.vqgan_run import CROP, SCENE, STYLES, Recipe, Run, keep_latents, resume_run, save_run, start, write_export
 from vqclip.models.vqgan import VQModel
@@ -52,11 +52,6 @@ def picture_loss(image: Tensor, target: Tensor, recipe: Recipe) -> tuple[Tensor,
     return plain + recipe.edges * edges + recipe.flat * flat + recipe.colour * colour, plain
 
 
-def rate_at(recipe: Recipe, steps: int, progress: float) -> float:
-    """Cosine to 2 % with a warm-up of 100 steps."""
-    return recipe.rate * min(1.0, (steps + 1) / 100) * (0.02 + 0.98 * (1 + math.cos(math.pi * min(progress, 1))) / 2)
-
-
 def update(run: Run, progress: float) -> dict[str, float]:
     """One training step on one fresh batch."""
     if progress >= run.recipe.open_share and not run.quantised:
@@ -74,7 +69,7 @@ def update(run: Run, progress: float) -> dict[str, float]:
         out = model.decoder(model.post_quant_conv(rows)).float()
     loss, plain = picture_loss(out, target, recipe)
     for group in run.optimizer.param_groups:
-        group["lr"] = rate_at(recipe, run.steps, progress) * (0.5 if run.since else 1.0)
+        group["lr"] = recipe.rate * pace(run.steps, min(progress, 1), restarted=run.since > 0)
     run.optimizer.zero_grad(set_to_none=True)
     if run.critics is None:
         (loss + extra).backward()

@@ -142,9 +142,11 @@ def resume_run(path: Path, run: Run) -> None:
 def keep_latents(run: Run) -> None:
     """From here on the decoder alone learns: what was trained on the latents of this VQGAN stays right.
 
-    Goes on from the averaged weights, whose codes are the exported ones, with a fresh cosine of rates.
+    The first time it sets out from the averaged weights, whose codes are the exported ones, with a fresh cosine of
+    rates; a resumed run goes on where it was.
     """
-    run.model.load_state_dict(run.average.state_dict())
+    if not run.since:
+        run.model.load_state_dict(run.average.state_dict())
+        run.since = run.seconds
     for name, weight in run.model.named_parameters():
         weight.requires_grad_(is_decoders(name))
-    run.since = run.seconds

@@ -26,8 +26,8 @@ from vqclip.tally import Growth, Turn, trace
 
 _SIDES = (2, 3, 4)  # of the counted pictures, in cells: three, because attention grows by cells squared
 _ENOUGH = 0.05  # seconds; a piece that takes longer says enough about the pace
-Part = tuple[tuple[int, int], int]  # a size in pixels, and how many updates are made at it
 _IMAGES = 2  # that a step keeps besides those counted: the image of the step before, and its gradient
+Part = tuple[tuple[int, int], int]  # a size in pixels, and how many updates are made at it
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Forecast:
 
 def preflight(
     generator: Generator, guides: Sequence[Perceptor], crops: CropSpec, *, size: tuple[int, int], steps: int,
-    parts: Iterable[Part] = (), denoiser: Denoiser | None = None,
+    parts: Sequence[Part] = (), denoiser: Denoiser | None = None,
 ) -> Forecast:  # fmt: skip
     """Measure what a run of `steps` steps at `size` = (width, height) pixels will take.
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
+
+import torch
 
 from vqclip.job import Step
 
@@ -18,10 +21,17 @@ def leaders(runs: Sequence[Iterator[Step]], until: int) -> Iterator[Step]:
         return
     recent = [0.0] * len(runs)
     for together in zip(*runs, strict=True):
-        losses = [sum(map(float, step.terms.values())) for step in together]
+        losses = _totals(together)
         recent = [0.7 * before + loss for before, loss in zip(recent, losses, strict=True)]
         leader = recent.index(min(recent))
         yield together[leader]
         if together[leader].index >= until:
             yield from runs[leader]
             return
+
+
+def _totals(together: Sequence[Step]) -> list[float]:
+    """The sum of each step's terms, all of them fetched from the device at once."""
+    terms = [term for step in together for term in step.terms.values()]
+    told = iter(torch.stack(terms).tolist() if terms else [])
+    return [sum(islice(told, len(step.terms))) for step in together]
