@@ -63,31 +63,50 @@ def ceiling(studio: Studio, size: int) -> dict[str, object]:
 
 
 def colours(studio: Studio, job: Job) -> dict[str, object]:
-    """Dominant hue of the middle of pictures of ten things in three colours."""
+    """Dominant hue of the thing, and of the picture's middle, for ten things in three colours."""
     things = random.Random(7).sample(guided(), THINGS)  # no secret
-    rows = []
+    rows: list[dict[str, object]] = []
     for thing in things:
         for colour in HUES:
             text = with_article(f"{colour} {thing}", thing)
             image = draw(studio.backend, Job((Prompt(text),), size=job.size, steps=job.steps, seed=0), float("inf"))
-            hue = dominant_hue(image)
-            low, high = HUES[colour]
-            right = hue is not None and (low <= hue <= high if low < high else hue >= low or hue <= high)
-            rows.append({"prompt": text, "hue": hue, "right": right})
-            print(text, hue, right, flush=True)
-    return {"right": round(sum(bool(row["right"]) for row in rows) / len(rows), 3), "rows": rows}
+            hue, middle = (dominant_hue(pixels) for pixels in thing_and_middle(image))
+            found = {"hue": hue, "right": has_hue(hue, colour)}
+            rows.append({"prompt": text, **found, "middle_hue": middle, "middle_right": has_hue(middle, colour)})
+            print(text, hue, has_hue(hue, colour), middle, has_hue(middle, colour), flush=True)
+    told = {key: round(sum(bool(row[key]) for row in rows) / len(rows), 3) for key in ("right", "middle_right")}
+    return {**told, "rows": rows}
 
 
-def dominant_hue(image: Tensor) -> float | None:
-    """The commonest hue in degrees, by saturation, of the middle half of (3, H, W); None for a grey middle."""
-    small = F.interpolate(image[None], (64, 64), mode="bilinear", antialias=True, align_corners=False)[0]
+def dominant_hue(pixels: Tensor) -> float | None:
+    """The commonest hue in degrees, by saturation, of colours (3, N) in [0, 1]; None where all are grey."""
     bins = [0.0] * 24
-    for red, green, blue in small[:, 16:48, 16:48].flatten(1).T.tolist():
+    for red, green, blue in pixels.T.tolist():
         hue, saturation, value = colorsys.rgb_to_hsv(red, green, blue)
         if saturation > 0.25 and value > 0.15:
             bins[int(hue * 24) % 24] += saturation
     best = max(range(24), key=lambda place: bins[place])
     return None if bins[best] == 0 else best * 15 + 7.5
+
+
+def thing_and_middle(image: Tensor) -> tuple[Tensor, Tensor]:
+    """Colours (3, N) of what stands out from the ground, and of the middle half whatever is there.
+
+    The ground is the median colour of the picture's rim; what differs from it by more than 0.3 stands out.
+    """
+    small = F.interpolate(image[None], (64, 64), mode="bilinear", antialias=True, align_corners=False)[0]
+    rim = torch.ones(64, 64, dtype=torch.bool)
+    rim[4:60, 4:60] = False
+    ground = small[:, rim].median(1).values
+    outside = (small - ground[:, None, None]).square().sum(0).sqrt() > 0.3
+    middle = small[:, 16:48, 16:48].flatten(1)
+    return (small[:, outside] if outside.float().mean() > 0.03 else middle), middle
+
+
+def has_hue(hue: float | None, colour: str) -> bool:
+    """Whether a hue in degrees is called by that colour."""
+    low, high = HUES[colour]
+    return hue is not None and (low <= hue <= high if low < high else hue >= low or hue <= high)
 
 
 def shapes() -> dict[str, object]:

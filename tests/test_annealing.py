@@ -33,9 +33,11 @@ def noises(levels: Levels, seed: int = 0) -> list[Tensor]:
     return found
 
 
-def test_levels_fall_along_a_line() -> None:
+def test_levels_fall_ever_more_slowly() -> None:
     levels = Levels(noise=0.9, end=0.1, churn=0.0)
-    assert [levels.at(progress) for progress in (0, 0.25, 1)] == pytest.approx([0.9, 0.7, 0.1])
+    assert [levels.at(progress) for progress in (0, 0.75, 1)] == pytest.approx([0.9, 0.2, 0.1])
+    fallen = [levels.at(k / 4) - levels.at((k + 1) / 4) for k in range(4)]
+    assert fallen == sorted(fallen, reverse=True)
 
 
 def test_no_noise_leaves_the_latent() -> None:

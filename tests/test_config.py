@@ -208,7 +208,7 @@ def test_explain_has_a_row_for_every_key(tmp_path: Path) -> None:
     assert rows["steps"] == ("3", f"{path}:2", "updates of the latent")
     assert rows["seed"][:2] == ("4", "override")
     assert rows["include"][0] == '["a", {"text": "b", "weight": 2.0}]'
-    assert rows["crops.count"][:2] == ("12", "default")
+    assert rows["crops.count"][:2] == ("8", "default")
     assert all(doc for _, _, doc in rows.values())
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from training import checkpoint
+from training import checkpoint, pool
 from training.data import cache_folder, load
 from training.export import export
 from training.recipes import GUIDE_STYLES, RECIPES
@@ -101,6 +101,7 @@ def train(run: Run, name: str, minutes: float, exams: list[Exam], folder: Path) 
             line = {"minutes": round(run.seconds / 60, 2), "views": run.views, "views_per_s": round(speed, 1)}
             log(folder / "logs" / f"{name}.jsonl", line | means | figures)
             save_run(folder / "runs" / f"{name}.safetensors", run)
+            run.forged, run.redrawn = pool.read(folder / "forgeries" / f"{name}.safetensors")
             write_export(folder / "export" / f"{name}.safetensors", name, run, figures)
             saved, last, stale = run.seconds, time.monotonic(), []
 
@@ -131,6 +132,7 @@ def main() -> None:
     if recipe.text_from:
         borrow_text(run, folder / "export" / f"{recipe.text_from}.safetensors")
     resume_run(folder / "runs" / f"{arguments.name}.safetensors", run)
+    run.forged, run.redrawn = pool.read(folder / "forgeries" / f"{arguments.name}.safetensors")
     if arguments.restart:
         run.since = run.seconds
     exams = [make_exam("openmoji", ("openmoji",), run.codes.names, recipe.size)]

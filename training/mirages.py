@@ -20,6 +20,8 @@ from training.captions import Meaning, leave_out, say
 from training.contrast import climb
 
 _FRESH = 0.05  # share of the chains that start anew at each use: 20 uses of 3 steps on average
+_FRESH_FORGED = 0.2  # the same where there are forgeries, which need no long way
+_FORGED = 0.75  # share of these that start with one
 _STEP = 1.0  # L2 length of a step over 64 x 64 pixels; black to white is 111
 _BROAD = 2.0  # the same along a blurred gradient
 _FAR = 1e6  # no ball around the start
@@ -44,20 +46,34 @@ class Mirages:
         chains.meant = [leave_out(truths[words.integers(len(truths))], words) for _ in range(count)]
         return chains
 
-    def draw(self, count: int, image: Tensor, truths: list[Meaning]) -> tuple[Tensor, list[str]]:
+    def draw(
+        self, count: int, image: Tensor, truths: list[Meaning], forged: tuple[Tensor, list[Meaning]] | None = None
+    ) -> tuple[Tensor, list[str]]:
         """`count` chains and their captions; a few begin anew, from smooth colours or a jigsaw of real pictures.
 
         Args:
             count: how many. image, truths: a fresh batch of real pictures and what is true of them.
+            forged: pictures that the loop made and what they were to show. Where given, more chains begin anew
+                and most of these with them.
         """
         self.rows = torch.randperm(len(self.pixels), generator=self.rng)[:count]
-        for row in self.rows[torch.rand(count, generator=self.rng) < _FRESH].tolist():
-            pick = int(self.words.integers(len(image)))
-            torn = self.words.random() < 0.35
-            fresh = jigsaw(image[pick], self.rng) if torn else smooth(1, image.shape[-1], self.rng)[0]
-            self.pixels[row] = fresh.to(self.pixels.device)
-            self.meant[row] = leave_out(truths[int(self.words.integers(len(truths)))], self.words)
+        fresh = torch.rand(count, generator=self.rng) < (_FRESH if forged is None else _FRESH_FORGED)
+        for row in self.rows[fresh].tolist():
+            picture, meant = self._begin(image, truths, forged)
+            self.pixels[row], self.meant[row] = picture.to(self.pixels.device), meant
         return self.pixels[self.rows], [say(self.meant[row], self.words) for row in self.rows.tolist()]
+
+    def _begin(
+        self, image: Tensor, truths: list[Meaning], forged: tuple[Tensor, list[Meaning]] | None
+    ) -> tuple[Tensor, Meaning]:
+        """A picture (3, S, S) and what it shall be taken for."""
+        if forged is not None and self.words.random() < _FORGED:
+            pick = int(self.words.integers(len(forged[1])))
+            return forged[0][pick], forged[1][pick]
+        pick = int(self.words.integers(len(image)))
+        torn = self.words.random() < 0.35
+        picture = jigsaw(image[pick], self.rng) if torn else smooth(1, image.shape[-1], self.rng)[0]
+        return picture, leave_out(truths[int(self.words.integers(len(truths)))], self.words)
 
     def move(self, delta: Tensor, gradient: Tensor) -> Tensor:
         """The disturbance of the drawn chains after one step up the gradient.

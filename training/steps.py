@@ -29,9 +29,10 @@ from training.captions import (
 from training.concepts import GUIDED
 from training.contrast import Targets, attack, climb, picture_loss, text_loss
 from training.mirages import Mirages, rejection
+from training.pool import EMPTY, Pool
 from training.recipes import Recipe, pace, strengthen
 from training.towers import encode_image, encode_text, freeze_image_tower
-from training.views import Bank, cloud, make_views
+from training.views import Bank, cloud, disturb, make_views
 
 CHAINS = 768  # pictures of nothing that are kept; a quarter of a batch is drawn from them
 
@@ -56,6 +57,8 @@ class Run:
     views: int = 0
     radius: float = 0.0
     mirages: Mirages | None = None
+    forged: Pool = EMPTY  # see forgeries.py
+    redrawn: Pool = EMPTY
 
 
 def start(recipe: Recipe, bank: Bank, vocabulary: list[str], device: torch.device) -> Run:
@@ -96,6 +99,13 @@ def draw_rows(bank: Bank, count: int, rng: torch.Generator, *, focus: float = 1.
     return torch.multinomial(chances, count, replacement=True, generator=rng)
 
 
+def draw_views(run: Run, pool: Pool, count: int) -> tuple[Tensor, list[Meaning]]:
+    """Crops (count, 3, S, S) of pictures of a pool and what they are meant to show."""
+    rows = torch.randint(len(pool), (count,), generator=run.rng)
+    image = pool.views(rows, run.recipe.crops, size=run.recipe.size, rng=run.rng)
+    return image.to(run.device), [pool.meant[row] for row in rows.tolist()]
+
+
 def draw_texts(run: Run, truths: list[Meaning]) -> tuple[list[str], Tensor]:
     """2B captions, true ones first and then near misses, with their codes (2B, 4)."""
     said = [leave_out(truth, run.words) for truth in truths]
@@ -127,17 +137,22 @@ class Batch:
 
 
 def draw_batch(run: Run) -> Batch:
-    """Fresh views and, for a model that is attacked, a quarter as many chains."""
+    """Fresh views, a quarter of redrawn pictures where there are any; for a model that is attacked as many chains."""
     recipe, device = run.recipe, run.device
     rows = draw_rows(run.bank, recipe.batch * (4 if device.type == "cuda" else 1), run.rng, focus=recipe.focus)
     image, truths = make_views(run.bank, rows, recipe.crops, size=recipe.size, rng=run.rng)
+    some = len(rows) // 4
+    if len(run.redrawn):
+        again, shown = draw_views(run, run.redrawn, some)
+        image[:some], truths[:some] = disturb(again, recipe.crops, run.rng), shown
     captions, codes = draw_texts(run, truths)
     targets = Targets.compare(run.codes.encode(truths, UNKNOWN).to(device), codes.to(device))
     with torch.autocast(device.type, torch.bfloat16):
         texts = encode_all(run, captions)
         if run.mirages is None:
             return Batch(image, targets, texts, texts[:0])
-        chains, wishes = run.mirages.draw(len(rows) // 4, image, truths)
+        forged = draw_views(run, run.forged, some) if len(run.forged) else None
+        chains, wishes = run.mirages.draw(some, image, truths, forged)
         chains = cloud(chains, recipe.crops, run.rng)
         towards = encode_text(run.model, run.tokens(wishes).to(device))
     return Batch(torch.cat((image, chains)), targets, texts, towards)

@@ -106,12 +106,12 @@ def make_views(
     """
     device = bank.pixels.device
     picture = bank.pixels[rows.to(device)].permute(0, 3, 1, 2).float() / 255
-    grid = _homographies(len(rows), crops, size, rng).to(device)
+    grid = homographies(len(rows), crops, size, rng).to(device)
     warped = F.grid_sample(picture, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     truths = [bank.truths[row] for row in rows.tolist()]
     ground, words = _grounds(truths, crops, size, rng)
     image = warped[:, :3] + (1 - warped[:, 3:]) * ground.to(device)
-    image = _disturb(image, crops, rng)
+    image = disturb(image, crops, rng)
     return image, [replace(truth, background=word) for truth, word in zip(truths, words, strict=True)]
 
 
@@ -119,7 +119,7 @@ def _uniform(shape: tuple[int, ...], low: float, high: float, rng: torch.Generat
     return torch.rand(shape, generator=rng) * (high - low) + low
 
 
-def _homographies(count: int, crops: Crops, size: int, rng: torch.Generator) -> torch.Tensor:
+def homographies(count: int, crops: Crops, size: int, rng: torch.Generator) -> torch.Tensor:
     """(B, size, size, 2) sampling grids: a turned, shifted, slightly tilted square window on the picture."""
     scale = _uniform((count,), *crops.scale, rng)
     turn = _uniform((count,), -crops.turn, crops.turn, rng) * math.pi / 180
@@ -167,7 +167,7 @@ def _grounds(truths: list[Meaning], crops: Crops, size: int, rng: torch.Generato
     return start[:, :, None, None] * (1 - ramp) + end[:, :, None, None] * ramp, words
 
 
-def _disturb(image: torch.Tensor, crops: Crops, rng: torch.Generator) -> torch.Tensor:
+def disturb(image: torch.Tensor, crops: Crops, rng: torch.Generator) -> torch.Tensor:
     """Brightness and contrast, noise, and one erased rectangle on some of the pictures."""
     count, device, size = len(image), image.device, image.shape[-1]
     gain = 1 + _uniform((count, 3, 1, 1), -crops.jitter / 2, crops.jitter / 2, rng)

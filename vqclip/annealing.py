@@ -16,7 +16,7 @@ from vqclip.models.denoiser import Denoiser, mixture
 
 @dataclass(frozen=True)
 class Levels:
-    """Noise levels in [0, 1): from `noise` at the first step along a straight line to `end` at the last.
+    """Noise levels in [0, 1): from `noise` at the first step to `end` at the last, falling ever more slowly.
 
     churn: share of the noise that is drawn anew at each step, in [0, 1]; 0 is DDIM, 1 forgets all noise before.
     """
@@ -27,7 +27,7 @@ class Levels:
 
     def at(self, progress: float) -> float:
         """The level at a share of the run."""
-        return self.noise + (self.end - self.noise) * progress
+        return self.end + (self.noise - self.end) * (1 - progress) ** 1.5
 
 
 CALM = Levels(noise=0.0, end=0.0, churn=0.0)

@@ -25,7 +25,7 @@ from vqclip.preflight import check_files
 
 # Learning rates at the first and last step. What a denoiser takes back at each step has to be pulled again, so with
 # one the guides pull harder.
-TIDIED_RATES, PLAIN_RATES = (2.0, 0.4), (0.3, 0.01)
+TIDIED_RATES, PLAIN_RATES = (2.0, 0.1), (0.3, 0.01)
 IMAGE_SIDE = 256  # px: a picture to resemble is looked at in this size at most; guides see 64 to 448
 
 

@@ -81,7 +81,7 @@ class Optimizer:
         choices=("adam", "adamw", "radam", "adamax", "rmsprop", "adagrad", "normalised"),
     )  # fmt: skip
     lr: float | None = key(None, "learning rate at first; none = 2 with a denoiser, 0.3 without", above=0.0, high=100.0)
-    lr_end: float | None = key(None, "the same at the last step; none = 0.4 or 0.01", low=0.0, high=100.0)
+    lr_end: float | None = key(None, "the same at the last step; none = 0.1 or 0.01", low=0.0, high=100.0)
     pull: float = key(0.0, "share of the way back to its nearest code in each update", low=0.0, high=1.0)
     weight_decay: float = key(0.0, "weight decay of the latent", low=0.0, high=10.0)
 
@@ -91,17 +91,17 @@ class Crops:
     """What the guides look at in each step."""
 
     method: str = key("homography", "one warp per crop, or the whole picture pooled", choices=("homography", "pooled"))
-    count: int = key(12, "crops a step", low=1, high=4096)
-    chunk: int = key(12, "crops embedded at a time; bounds memory, part of the result", low=1, high=4096)
-    overview: float = key(1.0, "share of crops that show the whole picture", low=0.0, high=1.0)
+    count: int = key(8, "crops a step", low=1, high=4096)
+    chunk: int = key(8, "crops embedded at a time; bounds memory, part of the result", low=1, high=4096)
+    overview: float = key(0.35, "share of crops that show the whole picture", low=0.0, high=1.0)
     scale: tuple[float, float] = key(
-        (0.8, 1.0), "range of a detail crop's side over the picture's short side", low=0.01, high=1.0
+        (0.7, 1.0), "range of a detail crop's side over the picture's short side", low=0.01, high=1.0
     )
-    rotate: float = key(8.0, "largest rotation in degrees", low=0.0, high=180.0)
-    perspective: float = key(0.1, "largest perspective distortion", low=0.0, high=0.4)
-    flip: float = key(0.0, "probability of a mirrored crop", low=0.0, high=1.0)
+    rotate: float = key(10.0, "largest rotation in degrees", low=0.0, high=180.0)
+    perspective: float = key(0.12, "largest perspective distortion", low=0.0, high=0.4)
+    flip: float = key(0.25, "probability of a mirrored crop", low=0.0, high=1.0)
     colour: float = key(0.05, "strength of brightness, contrast, saturation and hue shifts", low=0.0, high=0.5)
-    erase: float = key(0.1, "share of crops with an erased rectangle", low=0.0, high=1.0)
+    erase: float = key(0.0, "share of crops with an erased rectangle", low=0.0, high=1.0)
     noise: float = key(0.5, "largest standard deviation of added noise", low=0.0, high=1.0)
     noise_end: float | None = key(0.2, "the same at the last step; none = no change", low=0.0, high=1.0)
     pad: str = key("border", "what lies outside the picture", choices=("border", "reflection", "grey"))
@@ -114,7 +114,7 @@ class Denoiser:
 
     model: str = key("auto", '"auto": the starter one for the starter generator, else none; "none"; or a path')
     noise: float = key(0.95, "noise level of the latent at first; 1 would be noise alone", low=0.0, below=1.0)
-    noise_end: float = key(0.05, "the same at the last step", low=0.0, below=1.0)
+    noise_end: float = key(0.2, "the same at the last step", low=0.0, below=1.0)
     strength: float = key(0.5, "with a start picture: share of that noise", low=0.0, high=1.0)
     churn: float = key(1.0, "share of the noise that is drawn anew at each step", low=0.0, high=1.0)
 
