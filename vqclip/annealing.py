@@ -27,7 +27,8 @@ class Levels:
 
     def at(self, progress: float) -> float:
         """The level at a share of the run."""
-        return self.end + (self.noise - self.end) * (1 - progress) ** 1.5
+        left: float = (1 - progress) ** 1.5
+        return self.end + (self.noise - self.end) * left
 
 
 CALM = Levels(noise=0.0, end=0.0, churn=0.0)
