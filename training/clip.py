@@ -2,6 +2,7 @@
 
 Resumes from its checkpoint when started again; exports the averaged weights as it goes. `--restart` begins a new
 cosine at the checkpoint (warm restarts, Loshchilov and Hutter 2017), for a loss that came after the rates had sunk.
+What `python -m training.forgeries NAME` has left by then, or leaves while this runs, is learnt from as well.
 """
 
 from __future__ import annotations

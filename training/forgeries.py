@@ -149,7 +149,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", choices=sorted(RECIPES))
     parser.add_argument("--count", type=int, default=1024, help="pictures to add")
-    parser.add_argument("--seed", type=int, default=71)
+    parser.add_argument("--seed", type=int, default=71, help="another one for each call, or captions repeat")
     arguments = parser.parse_args()
     folder, recipe = cache_folder(), RECIPES[arguments.name]
     hands = Hands.load(folder / "export" / f"{arguments.name}.safetensors", torch.device("cpu"))
