@@ -30,7 +30,7 @@ def share(image: Tensor, colour: str) -> float:
 
 @pytest.fixture(scope="module")
 def studio() -> Studio:
-    recipe = {"include": "heart", "judge": None, "size": [96, 96], "tries": 1, "crops": {"count": 8, "chunk": 8}}
+    recipe = {"include": "heart", "judge": None, "tries": 1}  # of the default size, which is the job's
     return open_studio(from_mapping(recipe, source="test"))
 
 
