@@ -70,6 +70,20 @@ def test_extras_and_excludes_change_the_picture(generator: VQGAN, guide: ClipPer
     assert not torch.equal(pictures[0], pictures[2])
 
 
+def test_excludes_end_at_the_common_stop_unless_they_have_their_own(generator: VQGAN, guide: ClipPerceptor) -> None:
+    def drawn(*exclude: Prompt, stop: float | None) -> torch.Tensor:
+        job = replace(JOB, exclude=exclude, steps=8)
+        maker = backend(generator, guide, exclude_stop=stop, rate=1.0, rate_end=1.0)
+        return maker.generate(job, lambda _: None).image
+
+    alone = drawn(stop=None)
+    assert torch.equal(drawn(Prompt("pear"), stop=0.0), alone)  # every crop is farther than that: no push
+    own = drawn(Prompt("pear", stop=4.9), stop=0.0)
+    assert not torch.equal(own, alone)
+    assert torch.equal(own, drawn(Prompt("pear"), stop=4.9))
+    assert torch.equal(drawn(Prompt("pear"), stop=None), own)
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_moves_the_latent(generator: VQGAN, guide: ClipPerceptor, name: str) -> None:
     seen: list[Step] = []

@@ -55,14 +55,14 @@ def test_including_a_colour_raises_its_share(studio: Studio) -> None:
 
 
 def test_excluding_a_colour_lowers_its_share(studio: Studio) -> None:
-    """With one try and 20 steps half of the seeds come without any yellow: nothing is there to push out."""
+    """With one try and 20 steps three of ten seeds come without any yellow: nothing is there to push out."""
     pairs = []
     for seed in range(SEEDS):
         _, without = ends(studio, seed, include="yellow star")
         _, excluded = ends(studio, seed, include="yellow star", exclude="yellow")
         pairs.append((share(without, "yellow"), share(excluded, "yellow")))
     plain = [pair for pair in pairs if pair[0] > 0.05]
-    assert len(plain) >= 0.4 * SEEDS
+    assert len(plain) >= 0.6 * SEEDS
     assert sum(after < before for before, after in plain) >= 0.9 * len(plain)
     assert sum(after for _, after in pairs) < sum(before for before, _ in pairs) / 2
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vqclip.compare import judge
 from vqclip.compare.judge import Judge, distractors
+from vqclip.starter import concepts
 
 
 class Colours:
@@ -92,7 +92,7 @@ def test_distractors_have_the_right_article() -> None:
 
 
 def test_unknown_things_are_rivalled_by_bare_names() -> None:
-    assert set(distractors("zebrafish at noon")) <= set(judge.concepts())
+    assert set(distractors("zebrafish at noon")) <= set(concepts())
 
 
 def test_count_is_honoured() -> None:

@@ -72,6 +72,17 @@ def test_a_chain_starts_from_the_other_backend(
         assert torch.allclose(steps[0].image, start.image, atol=1e-6)
 
 
+@pytest.mark.parametrize(("model", "given", "used"), [("starter", None, 1.0), ("", None, 0.0), ("starter", 0.5, 0.5)])
+def test_emphasis_is_on_by_default_with_the_starter_guide(
+    settings: dict[str, Any], model: str, given: float | None, used: float
+) -> None:
+    guides = {"guides": [model]} if model else {}
+    config = from_mapping(settings | guides | {"losses": {"emphasis": given}}, source="test")
+    backend = open_studio(config).backend
+    assert isinstance(backend, VQGANBackend)
+    assert backend.recipe.emphasis == used
+
+
 def test_pictures_to_resemble_become_terms_or_blends(settings: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "red.png"
     images.to_pil(torch.tensor([1.0, 0, 0]).view(3, 1, 1).expand(3, 32, 32)).save(path)

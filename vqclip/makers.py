@@ -112,6 +112,8 @@ def _recipe(config: Config, generator: vqgan.VQGAN, *, tidied: bool) -> Recipe:
     start, rates, weights, tidy = config.start, config.optimizer, config.losses, config.denoiser
     generator.grid(config.size)
     started = start.kind in ("image", "backend")
+    known = all(guide.model == "starter" for guide in config.guides)
+    emphasis = float(known) if weights.emphasis is None else weights.emphasis
     shown = tuple((picture(each.image, (IMAGE_SIDE, IMAGE_SIDE)), each.weight) for each in config.images)
     return Recipe(
         crops=CropSpec(**asdict(config.crops)),
@@ -129,5 +131,5 @@ def _recipe(config: Config, generator: vqgan.VQGAN, *, tidied: bool) -> Recipe:
         tries=config.tries,
         tries_share=config.tries_share,
         levels=Levels(tidy.noise * (tidy.strength if started else 1), tidy.noise_end, tidy.churn),
-        **asdict(weights),
+        **asdict(weights) | {"emphasis": emphasis},
     )

@@ -5,20 +5,20 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from vqclip import losses
 from vqclip.annealing import CALM, Annealing, Levels
 from vqclip.backends import OnStep
 from vqclip.backends.race import leaders
 from vqclip.backends.starts import enlarge, half, smooth_colours
+from vqclip.backends.wishes import Guidance, Wishes
 from vqclip.crops import Cropper, CropSpec
 from vqclip.descent import Normalised
-from vqclip.job import InputError, Job, Prompt, Result, Step
+from vqclip.job import InputError, Job, Result, Step
 from vqclip.models import Generator, Perceptor
 from vqclip.models.denoiser import Denoiser
 from vqclip.optimize import MakeOptimizer, optimize
@@ -33,8 +33,6 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "normalised": Normalised,
 }
 
-Wishes = dict[str, losses.Loss]
-
 
 @dataclass(frozen=True)
 class Recipe:
@@ -46,6 +44,8 @@ class Recipe:
     optimizer, rate, rate_end, weight_decay: name in `OPTIMIZERS` and a cosine from `rate` to `rate_end`.
     average: decay of the latent's moving average, 0 for none.
     exclude, extras: factors on all exclude and extra prompts; include counts 1.
+    exclude_stop: spherical distance beyond which an exclude without a stop of its own pushes no more, None for never.
+    emphasis: share of what all everyday names have in common that is taken off the prompts, see `Guidance`.
     coarse: share of the steps, in [0, 1], that are made at half the size first; none from a start picture.
     tries, tries_share: how many starts run side by side, and for which share of the steps; one from a start picture.
     images: pictures (1, 3, H, W) in [0, 1] that the result should resemble to the guides, each with a weight.
@@ -67,6 +67,8 @@ class Recipe:
     smooth: float
     anchor: float
     decay: float
+    exclude_stop: float | None = None
+    emphasis: float = 0.0
     coarse: float = 0.0
     tries: int = 1
     tries_share: float = 0.0
@@ -90,6 +92,7 @@ class VQGANBackend:
         self.generator, self.guides, self.weights, self.recipe = generator, list(guides), list(weights), recipe
         self.denoiser = denoiser
         self._cropper = Cropper(recipe.crops)
+        self._guidance = Guidance(self.guides, self.weights, recipe.emphasis)
 
     def check(self, job: Job) -> None:
         """Raise InputError for prompts that these guides cannot read, before any work is done."""
@@ -169,23 +172,10 @@ class VQGANBackend:
         return Result(job, step.image.cpu(), terms, step.index, time.perf_counter() - begun)
 
     def _wishes(self, job: Job) -> Wishes:
-        """What the guides are to see in the crops, prompts and pictures embedded once for all parts of a run."""
         recipe = self.recipe
-        crops: Wishes = {}
-        for kind, prompts, factor, make in (
-            ("include", job.include, 1.0, losses.attract),
-            ("exclude", job.exclude, recipe.exclude, losses.repel),
-            ("extras", job.extras, recipe.extras, losses.attract),
-        ):
-            for prompt in prompts:
-                if prompt.weight * factor > 0:
-                    name = _unused(f"{kind}: {prompt.text}", crops)
-                    crops[name] = self._prompt_loss(prompt, factor, make)
-        for number, (image, weight) in enumerate(recipe.images, start=1):
-            if weight > 0:
-                targets = [_look(guide, image) for guide in self.guides]
-                crops[f"image {number}"] = losses.attract(targets, self.weights, weight=weight, stop=None)
-        return crops
+        stopped = [p if p.stop is not None else replace(p, stop=recipe.exclude_stop) for p in job.exclude]
+        job = replace(job, exclude=tuple(stopped))
+        return self._guidance.wishes(job, recipe.images, exclude=recipe.exclude, extras=recipe.extras)
 
     def _bounds(self, latent: Tensor) -> dict[str, losses.Loss]:
         """What is asked of the picture and the latent themselves."""
@@ -196,25 +186,6 @@ class VQGANBackend:
             "decay": losses.decay(recipe.decay),
         }
         return {name: loss for name, loss in made.items() if getattr(recipe, name) > 0}
-
-    def _prompt_loss(self, prompt: Prompt, factor: float, make: Callable[..., losses.Loss]) -> losses.Loss:
-        targets = [guide.embed_text([prompt.text]) for guide in self.guides]
-        return make(targets, self.weights, weight=prompt.weight * factor, stop=prompt.stop)
-
-
-@torch.no_grad()
-def _look(guide: Perceptor, image: Tensor) -> Tensor:
-    """(1, E): what a guide sees in the whole of a picture (1, 3, H, W)."""
-    side = (guide.size, guide.size)
-    return guide.embed_image(F.interpolate(image, side, mode="bilinear", antialias=True, align_corners=False))
-
-
-def _unused(name: str, taken: dict[str, losses.Loss]) -> str:
-    """The same text may be asked for twice; each term keeps a curve of its own."""
-    number, unique = 2, name
-    while unique in taken:
-        number, unique = number + 1, f"{name} ({number})"
-    return unique
 
 
 def _maker(recipe: Recipe) -> MakeOptimizer:

@@ -6,12 +6,9 @@ is the headline.
 
 from __future__ import annotations
 
-import json
 import random
 import re
 from collections.abc import Mapping, Sequence
-from functools import cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -19,8 +16,8 @@ from torch.nn import functional as F
 
 from vqclip.job import Verdict
 from vqclip.models import Perceptor
+from vqclip.starter import concepts
 
-_VOCABULARY = Path(__file__).parent.parent / "starter" / "vocabulary.json"
 _DRAW = 2026  # seed of the distractors: the same question for every picture
 _CLOSER = 0.85  # share of the picture that the second look shows
 
@@ -99,12 +96,6 @@ def _letterbox(image: Tensor, size: int) -> Tensor:
     small = F.interpolate(image, scaled, mode="bilinear", antialias=True, align_corners=False)
     down, right = size - scaled[0], size - scaled[1]
     return F.pad(small, (right // 2, right - right // 2, down // 2, down - down // 2), mode="replicate")
-
-
-@cache
-def concepts() -> tuple[str, ...]:
-    """Names of things that the starter models were trained on; distractors are made of them."""
-    return tuple(json.loads(_VOCABULARY.read_text(encoding="utf-8"))["concepts"])
 
 
 def distractors(include: str, *, count: int = 100) -> list[str]:
