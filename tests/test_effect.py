@@ -30,7 +30,7 @@ def share(image: Tensor, colour: str) -> float:
 
 @pytest.fixture(scope="module")
 def studio() -> Studio:
-    recipe = {"include": "heart", "judge": None, "tries": 1}  # of the default size, which is the job's
+    recipe = {"include": "heart", "judge": None, "tries": 1}  # the size is the job's own, 128 px
     return open_studio(from_mapping(recipe, source="test"))
 
 

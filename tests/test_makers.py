@@ -72,7 +72,9 @@ def test_a_chain_starts_from_the_other_backend(
         assert torch.allclose(steps[0].image, start.image, atol=1e-6)
 
 
-@pytest.mark.parametrize(("model", "given", "used"), [("starter", None, 1.0), ("", None, 0.0), ("starter", 0.5, 0.5)])
+@pytest.mark.parametrize(("model", "given", "used"), [
+    ("starter", None, 1.0), ("starter/guide-rn", None, 1.0), ("", None, 0.0), ("starter", 0.5, 0.5),
+])  # fmt: skip
 def test_emphasis_is_on_by_default_with_the_starter_guide(
     settings: dict[str, Any], model: str, given: float | None, used: float
 ) -> None:

@@ -33,9 +33,9 @@ class Cone:
         return F.normalize(crops.flatten(1)[:, :16], dim=1)
 
 
-def value_at(eyes: Guidance, job: Job, embeds: Tensor) -> dict[str, Tensor]:
+def value_at(guidance: Guidance, job: Job, embeds: Tensor) -> dict[str, Tensor]:
     view = View(0, torch.zeros(1, 4, 1, 1), torch.zeros(1, 3, 8, 8), [embeds])
-    return {name: term(view) for name, term in eyes.wishes(job, (), exclude=1.0, extras=1.0).items()}
+    return {name: term(view) for name, term in guidance.wishes(job, (), exclude=1.0, extras=1.0).items()}
 
 
 def pull(emphasis: float) -> Tensor:
@@ -77,9 +77,9 @@ def test_emphasis_pulls_towards_the_prompt_instead_of_towards_everything() -> No
 def test_names_are_read_once_for_many_pictures_and_never_without_emphasis() -> None:
     plain, apart = Cone(), Cone()
     for cone, emphasis in ((plain, 0.0), (apart, 1.0)):
-        eyes = Guidance([cone], [1.0], emphasis)
+        guidance = Guidance([cone], [1.0], emphasis)
         for text in ("apple", "pear"):
-            eyes.wishes(Job((Prompt(text),)), (), exclude=1.0, extras=1.0)
+            guidance.wishes(Job((Prompt(text),)), (), exclude=1.0, extras=1.0)
     assert plain.read == [["apple"], ["pear"]]
     assert apart.read == [["apple"], list(concepts()), ["pear"]]
 

@@ -172,6 +172,7 @@ class VQGANBackend:
         return Result(job, step.image.cpu(), terms, step.index, time.perf_counter() - begun)
 
     def _wishes(self, job: Job) -> Wishes:
+        """What the guides are to see in the crops, embedded once for all parts of a run."""
         recipe = self.recipe
         stopped = [p if p.stop is not None else replace(p, stop=recipe.exclude_stop) for p in job.exclude]
         job = replace(job, exclude=tuple(stopped))
