@@ -79,6 +79,19 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """How a CLIP reads a text: `text` is what it is given to encode.
+
+    `replaced` pairs words of the user with the known names that they were read as; `unread` are the content words
+    (nouns, adjectives, numbers) that say nothing to the model. Both are empty for a model with the full vocabulary.
+    """
+
+    text: str
+    replaced: tuple[tuple[str, str], ...] = ()
+    unread: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Step:
     """What one iteration showed: number 0 is the untouched start, the last one is the result.
 
@@ -100,7 +113,9 @@ class Verdict:
     `rank` of the include text among `among` texts (1 is best; the others are distractors), cosine
     similarities to the include and exclude texts, and `margin` = include - max(exclude) (without
     exclude prompts: include minus the best distractor). `self_scored` is True when the judge also
-    steered the picture; such a score proves little.
+    steered the picture; such a score proves little. `exclude_margin` is include minus the nearest exclude,
+    None without excludes. `parts` maps "thing", "colour" and "ground", where the prompt names them, to the
+    rank among the texts that differ in nothing else and the number of those texts.
     """
 
     judge: str
@@ -110,6 +125,8 @@ class Verdict:
     exclude: float | None
     margin: float
     self_scored: bool = False
+    exclude_margin: float | None = None
+    parts: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from vqclip.job import Reading
+
 
 @runtime_checkable
 class Generator(Protocol):
@@ -42,6 +44,9 @@ class Perceptor(Protocol):
     @property
     def size(self) -> int:
         """Side of the square pictures it looks at, in pixels."""
+
+    def read(self, text: str) -> Reading:
+        """What this model makes of a text: the words it knows, those it takes for others, those it cannot read."""
 
     def embed_text(self, texts: Sequence[str]) -> Tensor:
         """T texts -> (T, E) float32, unit rows."""

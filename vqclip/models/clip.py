@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vqclip.job import InputError, WeightsError
+from vqclip.job import InputError, Reading, WeightsError
 from vqclip.models.fast.clip_towers import fast_image_tower
 
 with warnings.catch_warnings():  # the package's __init__ imports pkg_resources, which announces its end
@@ -160,16 +160,21 @@ class ClipPerceptor:
         row[: len(ids)] = torch.tensor(ids if self._rows is None else [self._rows[i] for i in ids])
         return row
 
-    def _known(self, text: str) -> list[int]:
-        """BPE ids of the text; words with a token that was never trained are dropped and named."""
-        words = [(word, tokenizer.encode(word)) for word in re.findall(r"\S+", text)]
+    def read(self, text: str) -> Reading:
+        """What a cut vocabulary makes of a text: words with a token that was never trained are left out."""
         if self._rows is None:
-            return list(tokenizer.encode(text))
-        unknown = [word for word, ids in words if not all(i in self._rows for i in ids)]
-        if unknown:
-            named = ", ".join(dict.fromkeys(unknown))
+            return Reading(text)
+        words = re.findall(r"\S+", text)
+        unread = [word for word in words if not all(i in self._rows for i in tokenizer.encode(word))]
+        return Reading(" ".join(word for word in words if word not in unread), unread=tuple(dict.fromkeys(unread)))
+
+    def _known(self, text: str) -> list[int]:
+        """BPE ids of the text as it is read; words that cannot be read are named."""
+        reading = self.read(text)
+        if reading.unread:
+            named = ", ".join(reading.unread)
             self._notice(f"prompt {text[:60]!r}: this starter CLIP never saw {named}; it is ignored")
-        return [i for _, ids in words if all(i in self._rows for i in ids) for i in ids]
+        return list(tokenizer.encode(reading.text))
 
 
 @cache

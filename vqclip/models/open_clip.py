@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vqclip.job import InputError, WeightsError
+from vqclip.job import InputError, Reading, WeightsError
 
 PREFIX = "open_clip:"
 _NAME = re.compile(r"open_clip:([^:@]+)(?:@([^:@]+))?:(.+)")
@@ -122,6 +122,10 @@ class OpenClipPerceptor:
     def size(self) -> int:
         """Side of the square pictures it looks at, in pixels."""
         return self._size
+
+    def read(self, text: str) -> Reading:
+        """The text as it is: a full vocabulary has a token for every word."""
+        return Reading(text)
 
     @torch.no_grad()
     def embed_text(self, texts: Sequence[str]) -> Tensor:
