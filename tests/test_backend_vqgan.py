@@ -156,7 +156,7 @@ def test_of_several_tries_one_is_the_result_as_if_it_had_run_alone(generator: VQ
     job = replace(JOB, seed=3)
     alone = backend(generator, guide)
     ends = [
-        list(alone._begin(job, alone._wishes(job), job.size, range(4), name=name))[-1].image
+        list(alone._begin(job, alone._wishes(job, settled=0), job.size, range(4), name=name))[-1].image
         for name in ("", "try 2 ", "try 3 ")
     ]
     chosen = backend(generator, guide, tries=3, tries_share=0.5).generate(job, lambda _: None).image

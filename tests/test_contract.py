@@ -32,9 +32,9 @@ ROOMS = [
     {"assemble", "makers", "makers_diffusion", "perceptors", "place"},
     {"progress", "terminal", "preflight", "backends", "record", "compare"},
     {"optimize", "annealing", "descent", "models", "memory", "tally"},
-    {"losses", "crops", "augment", "images"},
+    {"losses", "colours", "crops", "augment", "images"},
     {"config", "document", "layers", "schema", "keys", "presets"},
-    {"job", "starter", "__init__"},
+    {"job", "starter", "grammar", "__init__"},
 ]
 # Who may import what, beyond the order of the rooms.
 ONLY_IN = {

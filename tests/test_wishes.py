@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vqclip.backends.wishes import Guidance
+from vqclip.backends.exclusion import away, roles
+from vqclip.backends.wishes import Guidance, areas
 from vqclip.job import Job, Prompt
 from vqclip.losses import View, spherical_distance
 from vqclip.models.clip import ClipPerceptor
@@ -19,7 +20,7 @@ from vqclip.starter import concepts
 class Cone:
     """A guide whose captions all lie near one direction, each with a little of its own."""
 
-    size = 8
+    size, scale = 8, 20.0
 
     def __init__(self) -> None:
         self.read: list[list[str]] = []
@@ -35,7 +36,8 @@ class Cone:
 
 def value_at(guidance: Guidance, job: Job, embeds: Tensor) -> dict[str, Tensor]:
     view = View(0, torch.zeros(1, 4, 1, 1), torch.zeros(1, 3, 8, 8), [embeds])
-    return {name: term(view) for name, term in guidance.wishes(job, (), exclude=1.0, extras=1.0).items()}
+    terms = guidance.pulls("include", job.include) | guidance.pulls("extras", job.extras) | guidance.pushes(job, 1.0)
+    return {name: term(view) for name, term in terms.items()}
 
 
 def pull(emphasis: float) -> Tensor:
@@ -79,7 +81,7 @@ def test_names_are_read_once_for_many_pictures_and_never_without_emphasis() -> N
     for cone, emphasis in ((plain, 0.0), (apart, 1.0)):
         guidance = Guidance([cone], [1.0], emphasis)
         for text in ("apple", "pear"):
-            guidance.wishes(Job((Prompt(text),)), (), exclude=1.0, extras=1.0)
+            guidance.pulls("include", (Prompt(text),))
     assert plain.read == [["apple"], ["pear"]]
     assert apart.read == [["apple"], list(concepts()), ["pear"]]
 
@@ -87,5 +89,75 @@ def test_names_are_read_once_for_many_pictures_and_never_without_emphasis() -> N
 def test_pictures_to_resemble_keep_their_embedding() -> None:
     cone, picture = Cone(), torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     view = View(0, torch.zeros(1, 4, 1, 1), picture, [cone.embed_image(picture)])
-    terms = Guidance([cone], [1.0], 1.0).wishes(Job((Prompt("apple"),)), [(picture, 1.0)], exclude=1.0, extras=1.0)
+    terms = Guidance([cone], [1.0], 1.0).resembles([(picture, 1.0)])
     assert float(terms["image 1"](view)) == pytest.approx(0, abs=1e-6)
+
+
+def roles_at(embeds: Tensor, exclude: Prompt, *, step: int = 0) -> Tensor:
+    """The value of an exclude beside "apple" for pictures of a `Cone`; its gradient goes to `embeds`."""
+    job = Job((Prompt("apple"),), (exclude,))
+    view = View(step, torch.zeros(1, 4, 1, 1), torch.zeros(1, 3, 8, 8), [embeds])
+    (term,) = Guidance([Cone()], [1.0], 1.0).roles_off(job, 1.0, settled=5).values()
+    return term(view)
+
+
+def lines(text: str) -> Tensor:
+    """(R, E): the directions of an exclude beside "apple", as the guidance takes them."""
+    cone = Cone()
+    apple = F.normalize(cone.embed_text(["apple"]) - cone.embed_text(concepts()).mean(0), dim=1)
+    return away(cone, roles(text, ["apple"]), apple).directions
+
+
+@pytest.mark.parametrize("text", ["yellow", "a moon"])
+def test_an_exclude_is_nothing_where_it_is_not_and_pushes_where_it_is(text: str) -> None:
+    away_from = lines(text)
+    aside = F.normalize(torch.randn(16, generator=torch.Generator().manual_seed(3)), dim=0)
+    for row, there in [(-away_from.sum(0), False), *((line + 0.3 * aside, True) for line in away_from)]:
+        embeds = F.normalize(row, dim=0)[None].clone().requires_grad_()
+        value = roles_at(embeds, Prompt(text))
+        value.backward()
+        assert embeds.grad is not None
+        assert (float(value.detach()) > 0.05) == there == bool(embeds.grad.any())
+
+
+def test_an_exclude_leaves_the_include_alone() -> None:
+    cone = Cone()
+    apple = F.normalize(cone.embed_text(["apple"])[0] - cone.embed_text(concepts()).mean(0), dim=0)
+    for text in ("yellow", "a moon"):
+        assert (lines(text) @ apple).abs().max() < 1e-5
+
+
+def test_a_colour_has_a_role_as_ground_and_one_as_every_included_thing() -> None:
+    assert [role.caption for role in roles("yellow", ["a red apple", "a star on white"])] == [
+        "a yellow background", "a yellow apple", "a yellow star",
+    ]  # fmt: skip
+    assert [role.caption for role in roles("orange", ["sunset over Tokyo"])] == [
+        "an orange background", "something orange",
+    ]  # fmt: skip
+
+
+def test_what_is_no_colour_is_pushed_on_gently_once_the_picture_has_its_shape() -> None:
+    (line,) = lines("a moon")
+    apart = F.normalize(torch.randn(16, generator=torch.Generator().manual_seed(2)), dim=0)
+    none = F.normalize(apart - (apart @ line) * line, dim=0)[None]  # a right angle: not there
+    assert [float(roles_at(none, Prompt("a moon"), step=step)) > 0 for step in (4, 5)] == [False, True]
+    yellow = [float(roles_at(none, Prompt("yellow"), step=step)) for step in (4, 5)]
+    assert yellow[0] == yellow[1]  # of a colour it is clear when it is gone
+
+
+def test_a_stop_of_its_own_replaces_both_ends() -> None:
+    (line,) = lines("a moon")
+    embeds = line[None]
+    for stop in (0.5, 2.0):
+        assert float(roles_at(embeds, Prompt("a moon", stop=stop), step=9)) == pytest.approx(stop, abs=1e-3)
+    assert float(roles_at(embeds, Prompt("a moon", weight=3.0, stop=0.5))) == pytest.approx(1.5, abs=1e-3)
+
+
+def test_areas_are_of_excluded_colours_alone() -> None:
+    job = Job((Prompt("apple"),), (Prompt("red and green", 2.0), Prompt("a yellow star"), Prompt("blue", 0.0)))
+    found = areas(job, 1.0)
+    assert list(found) == ["exclude: red (area)", "exclude: green (area)"]
+    red = torch.zeros(1, 3, 64, 64)
+    red[:, 0] = 0.8
+    values = {name: float(term(View(0, red, red))) for name, term in found.items()}
+    assert values["exclude: red (area)"] > 0 == values["exclude: green (area)"]

@@ -4,35 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from training.concepts import COLOURS
+from vqclip.colours import SHADES, TO_XYZ, classify, to_lab
+from vqclip.grammar import COLOURS
 
-# Typical shades of each basic colour word, sRGB 0-255; the first is the one that things are recoloured to.
-SHADES = {
-    "red": ((215, 35, 40), (170, 20, 30), (240, 80, 75)),
-    "orange": ((245, 130, 30), (225, 105, 20), (255, 160, 60)),
-    "yellow": ((255, 210, 50), (250, 225, 110), (255, 195, 50)),
-    "green": ((60, 160, 65), (25, 95, 45), (140, 200, 70), (30, 190, 130)),
-    "blue": ((45, 105, 220), (95, 175, 240), (30, 55, 130), (60, 200, 220)),
-    "purple": ((140, 65, 185), (175, 130, 220), (95, 40, 130)),
-    "pink": ((245, 120, 180), (250, 170, 200), (235, 65, 145)),
-    "brown": ((130, 80, 45), (90, 55, 40), (170, 115, 75)),
-    "black": ((25, 25, 28), (55, 55, 60)),
-    "white": ((250, 250, 250), (232, 235, 238)),
-    "grey": ((145, 148, 152), (105, 108, 112), (190, 193, 197)),
-}
-_ORDER = torch.tensor([COLOURS.index(word) for word, shades in SHADES.items() for _ in shades])
-_FLAT = torch.tensor([shade for shades in SHADES.values() for shade in shades]) / 255
-# CIE 15: linear sRGB to XYZ over the D65 white, then L*a*b*.
-_TO_XYZ = torch.tensor([[0.4339, 0.3763, 0.1899], [0.2126, 0.7152, 0.0722], [0.0177, 0.1095, 0.8728]])
-
-
-def to_lab(rgb: torch.Tensor) -> torch.Tensor:
-    """(..., 3) sRGB in [0, 1] -> L*a*b* with L in [0, 100]."""
-    linear = torch.where(rgb > 0.04045, ((rgb + 0.055) / 1.055) ** 2.4, rgb / 12.92)
-    xyz = linear @ _TO_XYZ.T
-    f = torch.where(xyz > 0.008856, xyz.clamp_min(1e-6) ** (1 / 3), 7.787 * xyz + 16 / 116)
-    x, y, z = f.unbind(-1)
-    return torch.stack((116 * y - 16, 500 * (x - y), 200 * (y - z)), -1)
+_TO_XYZ = torch.tensor(TO_XYZ)
 
 
 def from_lab(lab: torch.Tensor) -> torch.Tensor:
@@ -43,13 +18,6 @@ def from_lab(lab: torch.Tensor) -> torch.Tensor:
     xyz = torch.where(f > 0.2069, f**3, (f - 16 / 116) / 7.787)
     linear = (xyz @ torch.linalg.inv(_TO_XYZ).T).clamp(0, 1)
     return torch.where(linear > 0.0031308, 1.055 * linear.clamp_min(1e-8) ** (1 / 2.4) - 0.055, 12.92 * linear)
-
-
-def classify(rgb: torch.Tensor) -> torch.Tensor:
-    """(..., 3) sRGB in [0, 1] -> index into COLOURS of the nearest L*a*b* shade, lightness counted half."""
-    scale = torch.tensor([0.5, 1.0, 1.0])
-    distance = torch.cdist((to_lab(rgb) * scale).reshape(-1, 3), to_lab(_FLAT) * scale)
-    return _ORDER[distance.argmin(1)].reshape(rgb.shape[:-1])
 
 
 def measure(rgba: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,9 +9,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from training.sources import Emoji
+from vqclip.grammar import COLOURS
 
-# The basic colour terms of English (Berlin and Kay, 1969); "grey" stands for "gray" too.
-COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white", "grey")
 GROUPS = ("animals-nature", "food-drink", "travel-places", "activities", "objects")
 SUBGROUPS = (
     "face-smiling", "face-affection", "face-glasses", "face-costume", "cat-face", "heart", "geometric",

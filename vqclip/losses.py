@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vqclip.colours import depth
+
 
 @dataclass(frozen=True)
 class View:
@@ -98,6 +100,53 @@ def attract(targets: Sequence[Tensor], weights: Sequence[float], *, weight: floa
 def repel(targets: Sequence[Tensor], weights: Sequence[float], *, weight: float, stop: float | None) -> Loss:
     """Push the crops away from a target: -weight x mean spherical distance, until it is beyond `stop`."""
     return _prompt_term(targets, weights, weight=weight, stop=stop, sign=-1.0)
+
+
+def avoid(
+    directions: Sequence[Tensor], stops: Sequence[Tensor], weights: Sequence[float], *, weight: float, first: int = 0
+) -> Loss:
+    """Push the crops off directions, each only while they are near it: weight x mean of max(0, stop - distance).
+
+    0, with no gradient, for a picture that is near none of them.
+
+    Args:
+        directions: one (R, E) tensor of unit rows per perceptor. stops: one (R,) tensor of spherical distances each.
+        weights: one factor >= 0 per perceptor; they are normalised to sum 1.
+        weight: factor on the sum over the directions. first: the step at which the push begins.
+    """
+    shares = [w / sum(weights) for w in weights]
+
+    def term(view: View) -> Tensor:
+        total = view.image.new_zeros(())
+        if view.step < first:
+            return total
+        for share, embeds, away, stop in zip(shares, view.embeds, directions, stops, strict=True):
+            near = (stop - spherical_distance(embeds, away)).clamp_min(0)  # (N, R)
+            total = total + share * near.mean(0).sum()
+        return weight * total
+
+    return term
+
+
+def together(*terms: Loss) -> Loss:
+    """The sum of several terms, as one with one curve."""
+    return lambda view: torch.stack([term(view) for term in terms]).sum()
+
+
+def unpaint(word: str, weight: float, *, spare: float) -> Loss:
+    """Push pixels out of the region of a colour word: weight x mean depth inside it, in hundreds of L*a*b*.
+
+    Args:
+        word: one of `vqclip.colours.COLOURS`. weight: factor on the term.
+        spare: share of the picture that may be of that colour; below it nothing is pushed.
+    """
+
+    def term(view: View) -> Tensor:
+        areas = F.avg_pool2d(view.image, max(1, min(view.image.shape[-2:]) // 64))  # not single pixels
+        inside = depth(areas, word).clamp_min(0)
+        return weight * inside.mean() / 100 * ((inside > 0).float().mean() > spare)
+
+    return term
 
 
 def _prompt_term(

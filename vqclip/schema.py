@@ -124,7 +124,11 @@ class Losses:
     """Section weights; include is 1 and 0 leaves a term out."""
 
     exclude: float = key(1.0, "weight of the exclude prompts", low=0.0, high=1000.0)
-    exclude_stop: float | None = key(1.5, "distance where excludes without their own stop end", low=0.0, high=4.93)
+    exclude_roles: bool = key(default=True, doc="push excludes off in every role, while there; false = as their text")
+    exclude_area: float = key(5.0, "weight of the areas of excluded colours, with roles", low=0.0, high=1000.0)
+    exclude_stop: float | None = key(
+        None, "distance where excludes without their own stop end; none = where nothing is left", low=0.0, high=4.93
+    )  # fmt: skip
     extras: float = key(1.0, "weight of the extras prompts", low=0.0, high=1000.0)
     emphasis: float | None = key(None, "how far prompts are set apart; none = 1 for starter guides", low=0.0, high=2.0)
     smooth: float = key(0.0, "weight of total variation: fewer fine edges", low=0.0, high=1000.0)

@@ -15,7 +15,7 @@ from vqclip.annealing import CALM, Annealing, Levels
 from vqclip.backends import OnStep
 from vqclip.backends.race import leaders
 from vqclip.backends.starts import enlarge, half, smooth_colours
-from vqclip.backends.wishes import Guidance, Wishes
+from vqclip.backends.wishes import Guidance, areas
 from vqclip.crops import Cropper, CropSpec
 from vqclip.descent import Normalised
 from vqclip.job import InputError, Job, Result, Step
@@ -44,7 +44,10 @@ class Recipe:
     optimizer, rate, rate_end, weight_decay: name in `OPTIMIZERS` and a cosine from `rate` to `rate_end`.
     average: decay of the latent's moving average, 0 for none.
     exclude, extras: factors on all exclude and extra prompts; include counts 1.
-    exclude_stop: spherical distance beyond which an exclude without a stop of its own pushes no more, None for never.
+    exclude_roles: whether an exclude is pushed away in every role of its words, each while it is there, or as its text
+        alone. exclude_area: factor on the areas of excluded colours, with roles.
+    exclude_stop: spherical distance beyond which an exclude without a stop of its own pushes no more; None for where
+        nothing of it is left, and for never without roles.
     emphasis: share of what all everyday names have in common that is taken off the prompts, see `Guidance`.
     coarse: share of the steps, in [0, 1], that are made at half the size first; none from a start picture.
     tries, tries_share: how many starts run side by side, and for which share of the steps; one from a start picture.
@@ -68,6 +71,8 @@ class Recipe:
     anchor: float
     decay: float
     exclude_stop: float | None = None
+    exclude_roles: bool = False
+    exclude_area: float = 0.0
     emphasis: float = 0.0
     coarse: float = 0.0
     tries: int = 1
@@ -109,7 +114,7 @@ class VQGANBackend:
         early, shared = self._early(job.steps), round(self.recipe.tries_share * job.steps)
         size = half(job.size, self.generator.stride) if early else job.size
         names = ["", *(f"try {number} " for number in range(2, self._tries + 1))]
-        wishes = self._wishes(job)
+        wishes = self._wishes(job, settled=shared)
         runs = [self._begin(job, wishes, size, range(early or job.steps), name=name) for name in names]
         race = leaders(runs, shared)
         if not early:
@@ -138,12 +143,14 @@ class VQGANBackend:
     def _tries(self) -> int:
         return 1 if self.recipe.start == "image" else self.recipe.tries
 
-    def _begin(self, job: Job, wishes: Wishes, size: tuple[int, int], span: range, *, name: str) -> Iterator[Step]:
+    def _begin(
+        self, job: Job, wishes: losses.Losses, size: tuple[int, int], span: range, *, name: str
+    ) -> Iterator[Step]:
         """One start and its run."""
         latent = start_latent(self.generator, self.recipe, size=size, rng=job.rng(f"{name}start"))
         yield from self._descend(job, wishes, latent, span, name=name)
 
-    def _descend(self, job: Job, wishes: Wishes, latent: Tensor, span: range, *, name: str) -> Iterator[Step]:
+    def _descend(self, job: Job, wishes: losses.Losses, latent: Tensor, span: range, *, name: str) -> Iterator[Step]:
         """The loop over a span of the job's steps; `name` tells its random streams from other runs'."""
         tidy = None
         if self.denoiser is not None:
@@ -152,7 +159,7 @@ class VQGANBackend:
             self.generator,
             latent,
             self.guides,
-            losses.Losses(wishes, self._bounds(latent)),
+            losses.Losses(wishes.crops, wishes.picture | self._bounds(latent)),
             cropper=self._cropper,
             optimizer=_maker(self.recipe),
             rate=cosine(self.recipe.rate, self.recipe.rate_end, job.steps),
@@ -171,12 +178,20 @@ class VQGANBackend:
         terms = {name: float(value) for name, value in step.terms.items()}
         return Result(job, step.image.cpu(), terms, step.index, time.perf_counter() - begun)
 
-    def _wishes(self, job: Job) -> Wishes:
-        """What the guides are to see in the crops, embedded once for all parts of a run."""
+    def _wishes(self, job: Job, *, settled: int) -> losses.Losses:
+        """What the guides are to see, embedded once for all parts of a run."""
         recipe = self.recipe
         stopped = [p if p.stop is not None else replace(p, stop=recipe.exclude_stop) for p in job.exclude]
         job = replace(job, exclude=tuple(stopped))
-        return self._guidance.wishes(job, recipe.images, exclude=recipe.exclude, extras=recipe.extras)
+        prompts, off = self._guidance, recipe.exclude
+        pushes = prompts.roles_off(job, off, settled=settled) if recipe.exclude_roles else prompts.pushes(job, off)
+        return losses.Losses(
+            prompts.pulls("include", job.include)
+            | pushes
+            | prompts.pulls("extras", job.extras, recipe.extras)
+            | prompts.resembles(recipe.images),
+            areas(job, off * recipe.exclude_area) if recipe.exclude_roles else {},
+        )
 
     def _bounds(self, latent: Tensor) -> dict[str, losses.Loss]:
         """What is asked of the picture and the latent themselves."""

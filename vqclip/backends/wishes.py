@@ -1,4 +1,4 @@
-"""What the guides are to see: prompts and pictures become named loss terms over the crops."""
+"""What the guides are to see: prompts and pictures become named loss terms over crops and picture."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vqclip import losses
+from vqclip.backends.exclusion import GONE, THERE, away, colours_in, roles
 from vqclip.job import Job, Prompt
 from vqclip.models import Perceptor
 from vqclip.starter import concepts
 
 Wishes = dict[str, losses.Loss]
 Pictures = Sequence[tuple[Tensor, float]]
+_GENTLE = 0.5  # weight of the push from "not there" on to "as little of it as can be"
+_SPARE = 0.01  # share of a picture that may be of an excluded colour: a highlight, the rim of an outline
 
 
 class Guidance:
@@ -32,40 +35,86 @@ class Guidance:
     def __init__(self, guides: Sequence[Perceptor], weights: Sequence[float], emphasis: float = 0.0) -> None:
         self._guides, self._weights, self._emphasis = guides, weights, emphasis
 
-    def wishes(self, job: Job, pictures: Pictures, *, exclude: float, extras: float) -> Wishes:
-        """A term for each prompt that counts, by kind and text, and for each picture to resemble.
+    def pulls(self, kind: str, prompts: Sequence[Prompt], factor: float = 1.0) -> Wishes:
+        """A term for each prompt of a kind ("include", "extras") that counts: towards its text."""
+        return self._terms(kind, prompts, factor, losses.attract)
 
-        Pictures are (1, 3, H, W) in [0, 1], each with a weight; `exclude` and `extras` are factors on all prompts of
-        that kind, include counts 1.
-        """
-        terms: Wishes = {}
-        for kind, prompts, factor, make in (
-            ("include", job.include, 1.0, losses.attract),
-            ("exclude", job.exclude, exclude, losses.repel),
-            ("extras", job.extras, extras, losses.attract),
-        ):
-            for prompt in prompts:
-                if prompt.weight * factor > 0:
-                    terms[_unused(f"{kind}: {prompt.text}", terms)] = self._prompt(prompt, factor, make)
+    def resembles(self, pictures: Pictures) -> Wishes:
+        """A term for each picture (1, 3, H, W) in [0, 1] that the result should resemble, with its weight."""
+        found = {}
         for number, (image, weight) in enumerate(pictures, start=1):
             if weight > 0:
                 targets = [_look(guide, image) for guide in self._guides]
-                terms[f"image {number}"] = losses.attract(targets, self._weights, weight=weight, stop=None)
+                found[f"image {number}"] = losses.attract(targets, self._weights, weight=weight, stop=None)
+        return found
+
+    def pushes(self, job: Job, factor: float) -> Wishes:
+        """A term for each exclude: away from its text alone, without end or up to its stop."""
+        return self._terms("exclude", job.exclude, factor, losses.repel)
+
+    def roles_off(self, job: Job, factor: float, *, settled: int) -> Wishes:
+        """A term for each exclude: away from every role of its words, each while it is there.
+
+        What is no colour is also pushed gently on from the step `settled`, when the picture has taken its shape: a
+        part of a thing has no clear border between there and gone. A prompt's own stop replaces both ends.
+        """
+        terms: Wishes = {}
+        include = [prompt.text for prompt in job.include]
+        keep = [torch.cat(rows) for rows in zip(*(self._targets(text) for text in include), strict=True)]
+        for prompt in job.exclude:
+            weight = prompt.weight * factor
+            if weight <= 0:
+                continue
+            found = roles(prompt.text, include)
+            ways = [away(guide, found, kept) for guide, kept in zip(self._guides, keep, strict=True)]
+            lines = [way.directions for way in ways]
+            if prompt.stop is None:
+                stops = [way.stops(THERE) for way in ways]
+            else:
+                stops = [torch.full_like(way.slopes, prompt.stop) for way in ways]
+            term = losses.avoid(lines, stops, self._weights, weight=weight)
+            if prompt.stop is None and not colours_in(prompt.text):
+                ends = [way.stops(GONE) for way in ways]
+                gentle = losses.avoid(lines, ends, self._weights, weight=_GENTLE * weight, first=settled)
+                term = losses.together(term, gentle)
+            terms[_unused(f"exclude: {prompt.text}", terms)] = term
         return terms
 
-    def _prompt(self, prompt: Prompt, factor: float, make: Callable[..., losses.Loss]) -> losses.Loss:
-        targets = [guide.embed_text([prompt.text]) for guide in self._guides]
-        if self._emphasis:
-            targets = [
-                F.normalize(target - self._emphasis * mean, dim=-1)
-                for target, mean in zip(targets, self._shared, strict=True)
-            ]
-        return make(targets, self._weights, weight=prompt.weight * factor, stop=prompt.stop)
+    def _terms(
+        self, kind: str, prompts: Sequence[Prompt], factor: float, make: Callable[..., losses.Loss]
+    ) -> Wishes:
+        terms: Wishes = {}
+        for prompt in prompts:
+            if prompt.weight * factor > 0:
+                term = make(self._targets(prompt.text), self._weights, weight=prompt.weight * factor, stop=prompt.stop)
+                terms[_unused(f"{kind}: {prompt.text}", terms)] = term
+        return terms
+
+    def _targets(self, text: str) -> list[Tensor]:
+        """(1, E) per guide: what a prompt pulls towards."""
+        targets = [guide.embed_text([text]) for guide in self._guides]
+        if not self._emphasis:
+            return targets
+        return [
+            F.normalize(target - self._emphasis * mean, dim=-1)
+            for target, mean in zip(targets, self._shared, strict=True)
+        ]
 
     @cached_property
     def _shared(self) -> list[Tensor]:
         """(1, E) per guide: the mean embedding of everyday names, shorter than 1 the more they differ."""
         return [guide.embed_text(list(concepts())).mean(0, keepdim=True) for guide in self._guides]
+
+
+def areas(job: Job, weight: float) -> Wishes:
+    """A term over the picture for each excluded colour: its pixels leave the colour's region.
+
+    A guide sees colours of things and grounds; a patch beside the thing it calls neither.
+    """
+    pairs = [(word, prompt.weight * weight) for prompt in job.exclude for word in colours_in(prompt.text)]
+    return {
+        f"exclude: {word} (area)": losses.unpaint(word, factor, spare=_SPARE) for word, factor in pairs if factor > 0
+    }
 
 
 @torch.no_grad()

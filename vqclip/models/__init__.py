@@ -45,6 +45,10 @@ class Perceptor(Protocol):
     def size(self) -> int:
         """Side of the square pictures it looks at, in pixels."""
 
+    @property
+    def scale(self) -> float:
+        """The factor on cosines that made logits of them in its training."""
+
     def read(self, text: str) -> Reading:
         """What this model makes of a text: the words it knows, those it takes for others, those it cannot read."""
 

@@ -122,6 +122,11 @@ class ClipPerceptor:
         self._deviation = torch.tensor(STD, device=device).view(3, 1, 1)
 
     @property
+    def scale(self) -> float:
+        """The factor on cosines that made logits of them in its training."""
+        return float(self._model.logit_scale.exp())
+
+    @property
     def size(self) -> int:
         """Side of the square pictures it looks at, in pixels."""
         return int(self._model.visual.input_resolution)

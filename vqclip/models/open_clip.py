@@ -119,6 +119,11 @@ class OpenClipPerceptor:
         self._deviation = torch.tensor(seen["std"], device=device).view(3, 1, 1)
 
     @property
+    def scale(self) -> float:
+        """The factor on cosines that made logits of them in its training."""
+        return float(self._network.logit_scale.exp())
+
+    @property
     def size(self) -> int:
         """Side of the square pictures it looks at, in pixels."""
         return self._size

@@ -1,0 +1,68 @@
+"""Roles of an exclude: captions against captions that differ in one place."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from vqclip.backends.exclusion import GONE, THERE, away, colours_in, roles
+from vqclip.grammar import COLOURS
+from vqclip.models.clip import ClipPerceptor
+from vqclip.starter import concepts
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("yellow", ("yellow",)),
+        ("Yellow", ("yellow",)),
+        ("something gray", ("grey",)),
+        ("red, green and blue", ("red", "green", "blue")),
+        ("black or black", ("black",)),
+        ("a yellow star", ()),
+        ("yellow stars", ()),
+        ("an orange", ()),
+        ("red and a moon", ()),
+        ("a face", ()),
+        (",", ()),
+    ],
+)
+def test_colours_are_read_from_texts_that_name_nothing_else(text: str, found: tuple[str, ...]) -> None:
+    assert colours_in(text) == found
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_rivals_say_every_other_colour_in_the_same_place(colour: str) -> None:
+    for role in roles(colour, ["a red owl on a blue background", "snow"]):
+        assert len({role.caption, *role.rivals}) == len(COLOURS) == len(role.rivals) + 1
+        assert all("a o" not in text and "an r" not in text for text in (role.caption, *role.rivals))
+        words = [set(text.replace("an ", "a ").split()) for text in (role.caption, *role.rivals)]
+        assert all(len(words[0] ^ other) == 2 for other in words[1:])
+
+
+def test_a_thing_is_set_against_all_other_things() -> None:
+    (role,) = roles("a moon", ["a frog"])
+    assert role.caption == "a moon"
+    assert set(role.rivals) == set(concepts()) - {"moon"}
+    (role,) = roles("watermark", ["a frog"])
+    assert role.rivals == concepts()
+
+
+def test_a_direction_is_the_contrast_without_what_the_includes_ask(guide: ClipPerceptor) -> None:
+    found, keep = roles("yellow", ["a frog"]), guide.embed_text(["a frog", "a star"])
+    way = away(guide, found, keep)
+    for role, line, slope in zip(found, way.directions, way.slopes, strict=True):
+        contrast = guide.embed_text([role.caption])[0] - guide.embed_text(role.rivals).mean(0)
+        share = torch.linalg.lstsq(keep.T.double(), contrast.double()).solution
+        rest = contrast.double() - keep.T.double() @ share
+        assert torch.allclose(line.double(), F.normalize(rest, dim=0), atol=1e-4)
+        assert float(slope) == pytest.approx(guide.scale * float(rest.norm()), rel=1e-3)
+    assert (way.directions @ keep.T).abs().max() < 1e-5
+
+
+def test_stops_are_the_distances_of_pictures_with_so_many_logits(guide: ClipPerceptor) -> None:
+    way = away(guide, roles("yellow", ["a frog"]), guide.embed_text(["a frog"]))
+    there, gone = way.stops(THERE), way.stops(GONE)
+    assert (there < gone).all()
+    assert torch.allclose((2 * there).sqrt().cos() * way.slopes, torch.full_like(there, THERE), atol=1e-3)
