@@ -93,7 +93,7 @@ def test_pictures_to_resemble_keep_their_embedding() -> None:
     assert float(terms["image 1"](view)) == pytest.approx(0, abs=1e-6)
 
 
-def roles_at(embeds: Tensor, exclude: Prompt, *, step: int = 0) -> Tensor:
+def roles_at(embeds: Tensor, exclude: Prompt, *, step: int = 5) -> Tensor:
     """The value of an exclude beside "apple" for pictures of a `Cone`; its gradient goes to `embeds`."""
     job = Job((Prompt("apple"),), (exclude,))
     view = View(step, torch.zeros(1, 4, 1, 1), torch.zeros(1, 3, 8, 8), [embeds])
@@ -136,13 +136,24 @@ def test_a_colour_has_a_role_as_ground_and_one_as_every_included_thing() -> None
     ]  # fmt: skip
 
 
-def test_what_is_no_colour_is_pushed_on_gently_once_the_picture_has_its_shape() -> None:
+def test_pushes_begin_when_the_picture_has_its_shape() -> None:
+    for text in ("a moon", "yellow"):
+        there = lines(text)[:1]
+        assert [float(roles_at(there, Prompt(text), step=step)) > 0 for step in (4, 5)] == [False, True]
+    image = torch.zeros(1, 3, 64, 64)
+    image[:, 0] = 0.8
+    (term,) = areas(Job((Prompt("a"),), (Prompt("red"),)), exclude=1.0, extras=1.0, settled=5).values()
+    assert [float(term(View(step, image, image))) > 0 for step in (4, 5)] == [False, True]
+
+
+def test_what_is_no_colour_is_pushed_on_to_less_than_nothing() -> None:
     (line,) = lines("a moon")
     apart = F.normalize(torch.randn(16, generator=torch.Generator().manual_seed(2)), dim=0)
     none = F.normalize(apart - (apart @ line) * line, dim=0)[None]  # a right angle: not there
-    assert [float(roles_at(none, Prompt("a moon"), step=step)) > 0 for step in (4, 5)] == [False, True]
-    yellow = [float(roles_at(none, Prompt("yellow"), step=step)) for step in (4, 5)]
-    assert yellow[0] == yellow[1]  # of a colour it is clear when it is gone
+    assert float(roles_at(none, Prompt("a moon"))) > 0
+    ground, thing = lines("yellow")
+    rest = torch.linalg.qr(torch.stack((ground, thing, apart), 1)).Q[:, 2][None]  # at right angles to both
+    assert float(roles_at(rest, Prompt("yellow"))) == 0
 
 
 def test_a_stop_of_its_own_replaces_both_ends() -> None:
@@ -155,9 +166,19 @@ def test_a_stop_of_its_own_replaces_both_ends() -> None:
 
 def test_areas_are_of_excluded_colours_alone() -> None:
     job = Job((Prompt("apple"),), (Prompt("red and green", 2.0), Prompt("a yellow star"), Prompt("blue", 0.0)))
-    found = areas(job, 1.0)
+    found = areas(job, exclude=1.0, extras=1.0, settled=0)
     assert list(found) == ["exclude: red (area)", "exclude: green (area)"]
     red = torch.zeros(1, 3, 64, 64)
     red[:, 0] = 0.8
     values = {name: float(term(View(0, red, red))) for name, term in found.items()}
     assert values["exclude: red (area)"] > 0 == values["exclude: green (area)"]
+
+
+def test_extras_of_several_colours_are_a_palette() -> None:
+    extras = (Prompt("black and white"), Prompt("blue"), Prompt("a blue background"), Prompt("red, yellow", 0.0))
+    found = areas(Job((Prompt("apple"),), (), extras), exclude=1.0, extras=1.0, settled=0)
+    assert list(found) == ["extras: black and white (area)"]
+    (term,) = found.values()
+    for rgb, inside in (((0.0, 0.0, 0.0), True), ((1.0, 1.0, 1.0), True), ((0.5, 0.5, 0.5), True), ((1, 0, 0), False)):
+        image = torch.tensor(rgb).view(1, 3, 1, 1).expand(1, 3, 64, 64)
+        assert (float(term(View(0, image, image))) == 0) == inside

@@ -133,20 +133,38 @@ def together(*terms: Loss) -> Loss:
     return lambda view: torch.stack([term(view) for term in terms]).sum()
 
 
-def unpaint(word: str, weight: float, *, spare: float) -> Loss:
-    """Push pixels out of the region of a colour word: weight x mean depth inside it, in hundreds of L*a*b*.
+def unpaint(word: str, weight: float, *, spare: float, first: int = 0) -> Loss:
+    """Push areas out of the region of a colour word: weight x mean depth inside it, in hundreds of L*a*b*.
 
     Args:
-        word: one of `vqclip.colours.COLOURS`. weight: factor on the term.
+        word: one of `vqclip.grammar.COLOURS`. weight: factor on the term.
         spare: share of the picture that may be of that colour; below it nothing is pushed.
+        first: the step at which the push begins.
     """
 
     def term(view: View) -> Tensor:
-        areas = F.avg_pool2d(view.image, max(1, min(view.image.shape[-2:]) // 64))  # not single pixels
-        inside = depth(areas, word).clamp_min(0)
+        if view.step < first:
+            return view.image.new_zeros(())
+        inside = depth(_areas(view.image), word).clamp_min(0)
         return weight * inside.mean() / 100 * ((inside > 0).float().mean() > spare)
 
     return term
+
+
+def paint(words: Sequence[str], weight: float) -> Loss:
+    """Pull areas into the regions of colour words, each into the nearest: weight x mean distance from it, likewise."""
+
+    def term(view: View) -> Tensor:
+        areas = _areas(view.image)
+        nearest = torch.stack([depth(areas, word) for word in words]).amax(0)
+        return weight * (-nearest).clamp_min(0).mean() / 100
+
+    return term
+
+
+def _areas(image: Tensor) -> Tensor:
+    """(1, 3, H, W) averaged to about 64 px along the short side: single pixels do not count."""
+    return F.avg_pool2d(image, max(1, min(image.shape[-2:]) // 64))
 
 
 def _prompt_term(

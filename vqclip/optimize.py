@@ -92,8 +92,9 @@ def optimize(  # noqa: PLR0913  # all of a run's recipe, by keyword
 
 
 def _descend(losses: dict[str, Tensor], terms: dict[str, Tensor], *, learning: bool) -> None:
-    """Add the values to `terms` and the gradients to the leaves."""
+    """Add the values to `terms` and the gradients to the leaves; a term that has not begun is a constant."""
     for name, value in losses.items():
         terms[name] = terms.get(name, 0) + value.detach()
-    if learning and losses:
-        torch.stack(list(losses.values())).sum().backward()
+    moving = [value for value in losses.values() if value.requires_grad]
+    if learning and moving:
+        torch.stack(moving).sum().backward()

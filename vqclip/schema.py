@@ -125,7 +125,7 @@ class Losses:
 
     exclude: float = key(1.0, "weight of the exclude prompts", low=0.0, high=1000.0)
     exclude_roles: bool = key(default=True, doc="push excludes off in every role, while there; false = as their text")
-    exclude_area: float = key(5.0, "weight of the areas of excluded colours, with roles", low=0.0, high=1000.0)
+    area: float = key(5.0, "weight of areas: excluded colours, extras of several colours", low=0.0, high=1000.0)
     exclude_stop: float | None = key(
         None, "distance where excludes without their own stop end; none = where nothing is left", low=0.0, high=4.93
     )  # fmt: skip

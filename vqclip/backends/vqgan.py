@@ -45,7 +45,7 @@ class Recipe:
     average: decay of the latent's moving average, 0 for none.
     exclude, extras: factors on all exclude and extra prompts; include counts 1.
     exclude_roles: whether an exclude is pushed away in every role of its words, each while it is there, or as its text
-        alone. exclude_area: factor on the areas of excluded colours, with roles.
+        alone. area: factor on the areas of excluded colours and of palettes.
     exclude_stop: spherical distance beyond which an exclude without a stop of its own pushes no more; None for where
         nothing of it is left, and for never without roles.
     emphasis: share of what all everyday names have in common that is taken off the prompts, see `Guidance`.
@@ -72,7 +72,7 @@ class Recipe:
     decay: float
     exclude_stop: float | None = None
     exclude_roles: bool = False
-    exclude_area: float = 0.0
+    area: float = 0.0
     emphasis: float = 0.0
     coarse: float = 0.0
     tries: int = 1
@@ -190,7 +190,7 @@ class VQGANBackend:
             | pushes
             | prompts.pulls("extras", job.extras, recipe.extras)
             | prompts.resembles(recipe.images),
-            areas(job, off * recipe.exclude_area) if recipe.exclude_roles else {},
+            areas(job, exclude=off * recipe.area, extras=recipe.extras * recipe.area, settled=settled),
         )
 
     def _bounds(self, latent: Tensor) -> dict[str, losses.Loss]:

@@ -55,8 +55,10 @@ class Guidance:
     def roles_off(self, job: Job, factor: float, *, settled: int) -> Wishes:
         """A term for each exclude: away from every role of its words, each while it is there.
 
-        What is no colour is also pushed gently on from the step `settled`, when the picture has taken its shape: a
-        part of a thing has no clear border between there and gone. A prompt's own stop replaces both ends.
+        The pushes begin at the step `settled`, when the picture has taken its shape: colours that come and go before
+        are no part of it, and a picture without the excluded one comes out as it would have. What is no colour is also
+        pushed gently on: a part of a thing has no clear border between there and gone. A prompt's own stop
+        replaces both ends.
         """
         terms: Wishes = {}
         include = [prompt.text for prompt in job.include]
@@ -72,7 +74,7 @@ class Guidance:
                 stops = [way.stops(THERE) for way in ways]
             else:
                 stops = [torch.full_like(way.slopes, prompt.stop) for way in ways]
-            term = losses.avoid(lines, stops, self._weights, weight=weight)
+            term = losses.avoid(lines, stops, self._weights, weight=weight, first=settled)
             if prompt.stop is None and not colours_in(prompt.text):
                 ends = [way.stops(GONE) for way in ways]
                 gentle = losses.avoid(lines, ends, self._weights, weight=_GENTLE * weight, first=settled)
@@ -106,15 +108,25 @@ class Guidance:
         return [guide.embed_text(list(concepts())).mean(0, keepdim=True) for guide in self._guides]
 
 
-def areas(job: Job, weight: float) -> Wishes:
-    """A term over the picture for each excluded colour: its pixels leave the colour's region.
+def areas(job: Job, *, exclude: float, extras: float, settled: int) -> Wishes:
+    """Terms over the picture itself for prompts that name nothing but colours.
 
-    A guide sees colours of things and grounds; a patch beside the thing it calls neither.
+    An excluded colour leaves the picture's areas, from the step `settled` on: a guide sees colours of things and of grounds, and calls a patch
+    beside the thing neither. An extra of several colours ("black and white") is the palette of all of it.
     """
-    pairs = [(word, prompt.weight * weight) for prompt in job.exclude for word in colours_in(prompt.text)]
-    return {
-        f"exclude: {word} (area)": losses.unpaint(word, factor, spare=_SPARE) for word, factor in pairs if factor > 0
-    }
+    terms: Wishes = {}
+    for prompt in job.exclude:
+        for word in colours_in(prompt.text):
+            if prompt.weight * exclude > 0:
+                term = losses.unpaint(word, prompt.weight * exclude, spare=_SPARE, first=settled)
+                terms[_unused(f"exclude: {word} (area)", terms)] = term
+    for prompt in job.extras:
+        palette = colours_in(prompt.text)
+        if len(palette) > 1 and prompt.weight * extras > 0:
+            between = ("grey",) if {"black", "white"} <= set(palette) else ()
+            term = losses.paint((*palette, *between), prompt.weight * extras)
+            terms[_unused(f"extras: {prompt.text} (area)", terms)] = term
+    return terms
 
 
 @torch.no_grad()
