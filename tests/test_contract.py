@@ -32,7 +32,7 @@ ROOMS = [
     {"assemble", "makers", "makers_diffusion", "perceptors", "place"},
     {"progress", "terminal", "preflight", "backends", "record", "compare"},
     {"optimize", "annealing", "descent", "models", "memory", "tally"},
-    {"losses", "crops", "augment", "images"},
+    {"losses", "crops", "padded", "augment", "images"},
     {"config", "document", "layers", "schema", "keys", "presets"},
     {"job", "starter", "__init__"},
 ]

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vqclip import losses
+from vqclip.backends import joined
 from vqclip.job import Job, Prompt
 from vqclip.models import Perceptor
 from vqclip.starter import concepts
@@ -27,10 +28,16 @@ class Guidance:
             what all captions have in common; pulled along with it, a picture is asked to look like any picture.
             A text direction as in StyleGAN-NADA (Gal et al. 2022), from the mean of many names instead
             of one neutral text.
+        distance: a name in `losses.DISTANCES`.
+        join: "apart" (each prompt a term of its own) or "features" (see `vqclip.backends.joined`).
     """
 
-    def __init__(self, guides: Sequence[Perceptor], weights: Sequence[float], emphasis: float = 0.0) -> None:
+    def __init__(
+        self, guides: Sequence[Perceptor], weights: Sequence[float], emphasis: float = 0.0, *,
+        distance: str = "spherical", join: str = "apart",
+    ) -> None:  # fmt: skip
         self._guides, self._weights, self._emphasis = guides, weights, emphasis
+        self._distance, self._join = distance, join
 
     def wishes(self, job: Job, pictures: Pictures, *, exclude: float, extras: float) -> Wishes:
         """A term for each prompt that counts, by kind and text, and for each picture to resemble.
@@ -38,6 +45,8 @@ class Guidance:
         Pictures are (1, 3, H, W) in [0, 1], each with a weight; `exclude` and `extras` are factors on all prompts of
         that kind, include counts 1.
         """
+        if self._join == "features":
+            return self._joined(job, exclude=exclude, extras=extras) | self._likenesses(pictures)
         terms: Wishes = {}
         for kind, prompts, factor, make in (
             ("include", job.include, 1.0, losses.attract),
@@ -47,20 +56,40 @@ class Guidance:
             for prompt in prompts:
                 if prompt.weight * factor > 0:
                     terms[_unused(f"{kind}: {prompt.text}", terms)] = self._prompt(prompt, factor, make)
-        for number, (image, weight) in enumerate(pictures, start=1):
-            if weight > 0:
-                targets = [_look(guide, image) for guide in self._guides]
-                terms[f"image {number}"] = losses.attract(targets, self._weights, weight=weight, stop=None)
+        return terms | self._likenesses(pictures)
+
+    def _joined(self, job: Job, *, exclude: float, extras: float) -> Wishes:
+        """A term for each include with all extras in its target, and for the excludes as one text."""
+        terms: Wishes = {}
+        for kind, prompt, targets in joined.targets(job, self._guides, extras=extras):
+            factor, make = (exclude, losses.repel) if kind == "exclude" else (1.0, losses.attract)
+            if prompt.weight * factor > 0:
+                terms[_unused(f"{kind}: {prompt.text}", terms)] = self._term(targets, prompt, factor, make)
         return terms
 
+    def _likenesses(self, pictures: Pictures) -> Wishes:
+        """A term for each picture to resemble."""
+        return {
+            f"image {number}": losses.attract(
+                [_look(guide, image) for guide in self._guides], self._weights, weight=weight, stop=None,
+                distance=self._distance,
+            )
+            for number, (image, weight) in enumerate(pictures, start=1)
+            if weight > 0
+        }  # fmt: skip
+
     def _prompt(self, prompt: Prompt, factor: float, make: Callable[..., losses.Loss]) -> losses.Loss:
-        targets = [guide.embed_text([prompt.text]) for guide in self._guides]
+        return self._term([guide.embed_text([prompt.text]) for guide in self._guides], prompt, factor, make)
+
+    def _term(
+        self, targets: list[Tensor], prompt: Prompt, factor: float, make: Callable[..., losses.Loss]
+    ) -> losses.Loss:
         if self._emphasis:
             targets = [
                 F.normalize(target - self._emphasis * mean, dim=-1)
                 for target, mean in zip(targets, self._shared, strict=True)
             ]
-        return make(targets, self._weights, weight=prompt.weight * factor, stop=prompt.stop)
+        return make(targets, self._weights, weight=prompt.weight * factor, stop=prompt.stop, distance=self._distance)
 
     @cached_property
     def _shared(self) -> list[Tensor]:
