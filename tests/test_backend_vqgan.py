@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -104,6 +105,35 @@ def test_starts_are_codebook_rows_and_seeded(generator: VQGAN, kind: str) -> Non
     assert bool((rows[:, None] == generator.codebook).all(-1).any(1).all())
     if kind == "noise":
         assert not torch.equal(draws[0], draws[2])
+
+
+def test_a_sine_start_is_the_sine_of_half_a_normal_draw(generator: VQGAN) -> None:
+    recipe = replace(RECIPE, start="sine")
+    draws = [
+        start_latent(generator, recipe, size=(240, 160), rng=torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)
+    ]
+    assert draws[0].shape == (1, 32, 40, 60)
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+    assert float(draws[0].mean()) == pytest.approx(0, abs=0.01)
+    deviation = ((1 - math.exp(-0.5)) / 2) ** 0.5  # E sin(x)^2 = (1 - exp(-2 s^2)) / 2 for a normal x of deviation s
+    assert float(draws[0].std()) == pytest.approx(deviation, abs=0.005)
+
+
+def test_joined_prompts_are_checked_as_they_are_read(generator: VQGAN, guide: ClipPerceptor) -> None:
+    job = replace(JOB, exclude=tuple(Prompt("pear " * 20 + each) for each in "abcd"))
+    backend(generator, guide).check(job)
+    with pytest.raises(InputError, match="this CLIP reads 75"):
+        backend(generator, guide, join="features").check(job)
+
+
+def test_joined_extras_are_no_term_of_their_own(generator: VQGAN, guide: ClipPerceptor) -> None:
+    job = replace(JOB, exclude=(Prompt("pear"), Prompt("fig")), extras=(Prompt("oil"),))
+    first = next(backend(generator, guide, join="features", distance="cosine").steps(job))
+    assert list(first.terms) == ["include: apple", "exclude: pear, fig"]
+    assert abs(float(first.terms["include: apple"])) <= 1
+    alone = next(backend(generator, guide, join="features", distance="cosine").steps(replace(job, extras=())))
+    assert float(first.terms["include: apple"]) != float(alone.terms["include: apple"])
 
 
 def test_a_start_picture_is_encoded(generator: VQGAN) -> None:

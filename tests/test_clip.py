@@ -59,6 +59,15 @@ def test_it_is_a_perceptor_with_unit_rows(guide: clip.ClipPerceptor) -> None:
     assert torch.allclose(guide.embed_text(["x", "y z"]).norm(dim=1), torch.ones(2), atol=1e-6)
 
 
+def test_texts_keep_the_length_that_the_tower_gives_them() -> None:
+    theirs, texts = tiny_clip(3), ["x", "y z"]
+    ours = clip.ClipPerceptor(clip.build(theirs.state_dict()), device=CPU)
+    raw = ours.embed_text(texts, unit=False)
+    assert torch.allclose(raw, theirs.encode_text(tokenize(texts)), atol=1e-6)
+    assert torch.allclose(F.normalize(raw, dim=1), ours.embed_text(texts), atol=1e-6)
+    assert float(raw.norm(dim=1).sub(1).abs().min()) > 0.01
+
+
 def test_too_many_tokens_are_an_error_or_cut_as_asked() -> None:
     model = clip.build(tiny_clip().state_dict())
     long = "apple " * 100

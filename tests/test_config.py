@@ -87,6 +87,18 @@ def test_presets_are_whole_and_default_adds_nothing() -> None:
     assert load(None, ["include=a", "preset=default"]).config == load(None, ["include=a"]).config
 
 
+@pytest.mark.parametrize(
+    "extras",
+    ['extras=[{"text": "oil", "stop": 1}]', 'prompts=[{"include": "a", "extras": [{"text": "oil", "stop": 1}]}]'],
+)
+def test_joined_extras_have_no_stop(extras: str) -> None:
+    include = [] if extras.startswith("prompts") else ["include=a"]
+    said = refusal(None, *include, extras, "losses.join=features")
+    assert "losses.join: features with a stop on an extra" in said
+    assert load(None, [*include, extras]).config.losses.join == "apart"
+    assert load(None, [*include, extras.replace("stop", "weight"), "preset=seed"]).config.losses.join == "features"
+
+
 @pytest.mark.parametrize("text", ["base: b.yaml", "base: [c.yaml]", "base: ./../X/b.yaml"])
 def test_base_cycles_are_refused(tmp_path: Path, text: str) -> None:
     folder = tmp_path / "X"

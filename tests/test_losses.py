@@ -101,6 +101,27 @@ def test_repel_has_no_gradient_beyond_its_stop() -> None:
     assert torch.equal(x.grad.norm(dim=1) > 0, distance < stop)
 
 
+def test_cosine_distance_is_minus_the_cosine() -> None:
+    features, targets = unit(50, 16), unit(7, 16, seed=1)
+    angle = (2 * losses.spherical_distance(features, targets)).sqrt()
+    assert torch.allclose(losses.cosine_distance(features, targets), -angle.cos(), atol=1e-12)
+    value = losses.attract([targets[:1]], [1.0], weight=2.0, stop=None, distance="cosine")(view(features))
+    assert float(value) == pytest.approx(-2 * float((features @ targets[0]).mean()))
+
+
+@pytest.mark.parametrize("make", [losses.attract, losses.repel])
+def test_a_stop_is_the_same_angle_whatever_the_distance(make: object) -> None:
+    target, embeds = unit(1, 8), unit(40, 8, seed=1)
+    stop = float(losses.spherical_distance(embeds, target).median()) + 1e-9
+    moved = []
+    for distance in losses.DISTANCES:
+        x = embeds.clone().requires_grad_()
+        make([target], [1.0], weight=1.0, stop=stop, distance=distance)(view(x)).backward()  # type: ignore[operator]
+        moved.append(x.grad.norm(dim=1) > 0)
+    assert 0 < int(moved[0].sum()) < 40
+    assert torch.equal(*moved)
+
+
 def test_an_ensemble_is_the_weighted_mean_of_its_members() -> None:
     first, second = unit(1, 8), unit(1, 12, seed=1)
     a, b = unit(5, 8, seed=2), unit(5, 12, seed=3)

@@ -175,6 +175,7 @@ def test_features_equal_the_networks_own(
     texts = ["a red apple", "Blue  HEART on white!", ""]
     expected = F.normalize(theirs.encode_text(tokenize(texts)), dim=-1)
     assert torch.allclose(ours.embed_text(texts), expected, atol=1e-6)
+    assert torch.allclose(ours.embed_text(texts, unit=False), theirs.encode_text(tokenize(texts)), atol=1e-6)
     assert torch.equal(ours.tokens(texts), tokenize(texts).long())
 
 

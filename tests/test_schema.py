@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
+from importlib import resources
+from pathlib import Path
 
 from vqclip.augment import AUGMENTATIONS as KORNIA
 from vqclip.crops import CropSpec
 from vqclip.document import plain
 from vqclip.layers import read_layer
-from vqclip.schema import AUGMENTATIONS, Config, Crops, Key, keys, leaves
+from vqclip.losses import DISTANCES
+from vqclip.models.vqgan import VQGAN
+from vqclip.schema import AUGMENTATIONS, Config, Crops, Key, Latent, Losses, keys, leaves
 
 
 def test_every_leaf_has_a_doc_line_and_numbers_have_limits() -> None:
@@ -50,6 +55,18 @@ def test_names_match_those_of_the_parts_they_configure() -> None:
     assert set(AUGMENTATIONS) == set(KORNIA)
     assert {each.name for each in dataclasses.fields(Crops)} == {each.name for each in dataclasses.fields(CropSpec)}
     CropSpec(**dataclasses.asdict(Config().crops))
+    options = set(inspect.signature(VQGAN).parameters)
+    assert {each.name for each in dataclasses.fields(Latent)} | {"pull"} == options - {"model", "device", "dtype"}
+    found = keys(Losses, "losses.")
+    assert isinstance(found["distance"], Key)
+    assert set(found["distance"].choices) == set(DISTANCES)
+
+
+def test_every_preset_is_a_file_and_every_file_a_preset() -> None:
+    preset = keys()["preset"]
+    assert isinstance(preset, Key)
+    files = resources.files("vqclip").joinpath("presets").iterdir()
+    assert set(preset.choices) == {Path(each.name).stem for each in files if each.name.endswith(".yaml")}
 
 
 def test_keys_know_leaves_from_sections() -> None:

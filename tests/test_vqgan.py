@@ -91,6 +91,48 @@ def test_project_clamps_to_the_codebooks_range(generator: vqgan.VQGAN) -> None:
     assert torch.equal(generator.project(inside), inside)
 
 
+def test_latents_that_are_not_bounded_are_only_pulled(generator: vqgan.VQGAN) -> None:
+    far = torch.full((1, 32, 2, 2), 100.0)
+    free = vqgan.VQGAN(vqgan.build(tiny_vqgan_state()), device=CPU, bounded=False)
+    assert torch.equal(free.project(far), far)
+    pulled = vqgan.VQGAN(vqgan.build(tiny_vqgan_state()), device=CPU, bounded=False, pull=0.25)
+    nearest = (generator.codebook - 100).square().sum(1).argmin()
+    assert torch.allclose(pulled.project(far)[0, :, 0, 0], 75 + generator.codebook[nearest] / 4)
+
+
+def test_without_quantising_the_latent_itself_is_drawn(generator: vqgan.VQGAN) -> None:
+    plain = vqgan.VQGAN(vqgan.build(tiny_vqgan_state()), device=CPU, quantise=False)
+    codes = generator.sample((16, 16), torch.Generator().manual_seed(0))
+    assert torch.equal(plain.decode(codes), generator.decode(codes))
+    between = codes + 1e-3 * torch.randn(codes.shape, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(generator.decode(between), generator.decode(codes))
+    latent = between.double().requires_grad_()
+    network = vqgan.build(tiny_vqgan_state()).double()
+    exact = vqgan.VQGAN(network, device=CPU, dtype=torch.float64, quantise=False, clip="plain")
+    assert torch.allclose(exact.decode(latent).float(), plain.decode(between), atol=1e-5)
+    ahead = torch.randn(codes.shape, generator=torch.Generator().manual_seed(2)).double()
+    (slope,) = torch.autograd.grad(exact.decode(latent).sum(), latent)
+    with torch.no_grad():
+        rise = exact.decode(latent + 1e-6 * ahead).sum() - exact.decode(latent - 1e-6 * ahead).sum()
+    assert float((slope * ahead).sum()) == pytest.approx(float(rise) / 2e-6, rel=1e-5)  # no straight-through
+
+
+@pytest.mark.parametrize("clip", ["inward", "plain"])
+def test_clipped_colours_get_the_gradient_of_their_clip(clip: str) -> None:
+    """Everything too bright: descending may darken it under the inward clip, and moves nothing under the plain one."""
+    state = tiny_vqgan_state()
+    bright = state | {"decoder.conv_out.bias": torch.full((3,), 9.0)}
+    model = vqgan.VQGAN(vqgan.build(bright), device=CPU, clip=clip)
+    moved = []
+    for sign in (1, -1):
+        latent = model.sample((16, 16), torch.Generator().manual_seed(0)).requires_grad_()
+        image = model.decode(latent)
+        assert bool((image == 1).all())
+        (sign * image.sum()).backward()
+        moved.append(bool(latent.grad.any()))
+    assert moved == [clip == "inward", False]
+
+
 def test_sampling_is_seeded(generator: vqgan.VQGAN) -> None:
     draws = [generator.sample((64, 64), torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
     assert torch.equal(draws[0], draws[1])

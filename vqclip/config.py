@@ -153,9 +153,11 @@ def _prompt_conflicts(config: Config, origins: Mapping[str, str]) -> Iterator[tu
     both, neither = config.include and config.prompts, not config.include and not config.prompts
     yield bool(both), "include", f"given besides prompts ({origins['prompts']}); one of the two is allowed"
     yield neither, "include", "no prompt; include or prompts is needed, for example include='red apple'"
+    every: list[Config | Picture] = [config, *config.prompts]
+    stops = config.losses.join == "features" and any(p.stop is not None for each in every for p in each.extras)
+    yield stops, "losses.join", "features with a stop on an extra; extras joined with the include have none"
     last = config.seed + max(len(config.prompts), config.seeds) - 1
     yield last > MAX_SEED, "seed", f"got {config.seed}; with {len(config.prompts)} pictures it passes {MAX_SEED}"
-    every: list[Config | Picture] = [config, *config.prompts]
     number = sum(len(each.include + each.exclude + each.extras) for each in every)
     longest = "prompts" if config.prompts else "include"
     yield number > MAX_PROMPTS, longest, f"{number} prompts in all; at most {MAX_PROMPTS} are allowed"

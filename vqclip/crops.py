@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vqclip.augment import kornia_chain
+from vqclip.padded import Windows, cut_windows, draw_windows
 
 PADDINGS = ("border", "reflection", "grey")
 _LUMA = (0.299, 0.587, 0.114)  # Rec. 601, the weights of the field's saturation jitter
@@ -25,13 +26,15 @@ _DRAWS = 20  # uniform numbers per crop; a fixed count keeps one setting from sh
 class CropSpec:
     """How the crops of one step are drawn.
 
-    method: "homography" (one warp per crop) or "pooled" (the whole picture, average and max pooled to
-        the perceptor's size as in nerdyrodent's script, before `augment`).
+    method: "homography" (one warp per crop), "pooled" (the whole picture, average and max pooled to
+        the perceptor's size as in nerdyrodent's script, before `augment`) or "padded" (windows of the padded
+        picture, see `vqclip.padded`: of the geometry it takes `rotate`, `flip` and `shift`, no colour, no erasing).
     count, chunk: crops a step, and how many are embedded at a time (memory; borders are fixed).
     overview: share of crops in [0, 1] that show the whole picture, letterboxed to a square.
     scale: range of a detail crop's side over the picture's short side.
     rotate: largest rotation in degrees. perspective: largest perspective term, in [0, 0.4].
-    flip: probability of a horizontal flip. colour: strength of the colour matrix in [0, 0.5].
+    flip: probability of a horizontal flip. shift: of a padded picture, the largest over its sides.
+    colour: strength of the colour matrix in [0, 0.5].
     erase: probability of an erased rectangle. pad: what lies outside the picture.
     noise: largest standard deviation of added noise, noise_end: the same at the last step (None: no change).
     augment: names of kornia augmentations applied afterwards.
@@ -51,6 +54,7 @@ class CropSpec:
     pad: str
     augment: tuple[str, ...] = ()
     noise_end: float | None = None
+    shift: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,8 @@ class CropPlan:
     with pixel centres inside (align_corners=False). `side` (N,) is the window's side in pixels.
     `colour` (N, 3, 4) is the affine colour map. `erased` (N, 4) holds left, top, right, bottom in
     [-1, 1] (empty when right <= left), `fill` (N,) the grey of erased and outside areas, `noise` (N,)
-    the standard deviations and `seed` the source of noise and kornia draws.
+    the standard deviations and `seed` the source of noise and kornia draws. `windows` is what the method "padded"
+    cuts instead.
     """
 
     homography: Tensor
@@ -72,6 +77,7 @@ class CropPlan:
     noise: Tensor
     seed: int
     chunks: tuple[range, ...]
+    windows: Windows | None = None
 
     @property
     def count(self) -> int:
@@ -93,6 +99,11 @@ class Cropper:
         u = torch.rand(n, _DRAWS, generator=rng).unbind(1)
         seed = int(torch.randint(2**62, (), generator=rng))
         homography, side = _geometry(spec, u, width=width, height=height)
+        windows = None
+        if spec.method == "padded":
+            windows = draw_windows(
+                u[:7], width=width, height=height, flip=spec.flip, rotate=spec.rotate, shift=spec.shift
+            )
         return CropPlan(
             homography=homography,
             side=side,
@@ -102,6 +113,7 @@ class Cropper:
             noise=(spec.noise + fading) * u[9],
             seed=seed,
             chunks=tuple(range(s, min(s + spec.chunk, n)) for s in range(0, n, spec.chunk)),
+            windows=windows,
         )
 
     def cut(self, image: Tensor, plan: CropPlan, part: range, *, size: int) -> Tensor:
@@ -119,6 +131,8 @@ class Cropper:
         if self.spec.method == "pooled":
             pooled = (F.adaptive_avg_pool2d(image, size) + F.adaptive_max_pool2d(image, size)) / 2
             crops = pooled.expand(len(part), -1, -1, -1)
+        elif plan.windows is not None:
+            crops = cut_windows(image, plan.windows, rows, size=size)
         else:
             crops = self._warp(image, plan, rows, size=size)
         if self._augment is not None:

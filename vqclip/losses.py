@@ -6,6 +6,7 @@ weight. Nothing here knows a model, a file or a config.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -65,6 +66,18 @@ def spherical_distance(features: Tensor, targets: Tensor) -> Tensor:
     return 2 * half_angle.square()
 
 
+def cosine_distance(features: Tensor, targets: Tensor) -> Tensor:
+    """Minus the cosine between unit vectors, in [-1, 1]: (N, E) and (M, E) -> (N, M)."""
+    return -(features @ targets.T)
+
+
+# Name -> the distance itself, and its value where the spherical distance, in which stops are given, has that one.
+DISTANCES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Callable[[float], float]]] = {
+    "spherical": (spherical_distance, lambda stop: stop),
+    "cosine": (cosine_distance, lambda stop: -math.cos(math.sqrt(2 * stop))),
+}
+
+
 class _StopAt(torch.autograd.Function):
     """Forward: the value unchanged. Backward: no gradient for values already at or past the stop."""
 
@@ -85,21 +98,28 @@ def stop_at(value: Tensor, stop: float) -> Tensor:
     return stopped
 
 
-def attract(targets: Sequence[Tensor], weights: Sequence[float], *, weight: float, stop: float | None) -> Loss:
-    """Pull the crops towards a target: weight x mean spherical distance.
+def attract(
+    targets: Sequence[Tensor], weights: Sequence[float], *, weight: float, stop: float | None,
+    distance: str = "spherical",
+) -> Loss:  # fmt: skip
+    """Pull the crops towards a target: weight x mean distance.
 
     Args:
         targets: one (M, E) tensor of unit rows per perceptor.
         weights: one factor >= 0 per perceptor; they are normalised to sum 1.
         weight: factor on the term.
-        stop: distance at which a crop stops being pulled, None for never.
+        stop: spherical distance at which a crop stops being pulled, None for never.
+        distance: a name in `DISTANCES`.
     """
-    return _prompt_term(targets, weights, weight=weight, stop=stop, sign=1.0)
+    return _prompt_term(targets, weights, weight=weight, stop=stop, distance=distance, sign=1.0)
 
 
-def repel(targets: Sequence[Tensor], weights: Sequence[float], *, weight: float, stop: float | None) -> Loss:
-    """Push the crops away from a target: -weight x mean spherical distance, until it is beyond `stop`."""
-    return _prompt_term(targets, weights, weight=weight, stop=stop, sign=-1.0)
+def repel(
+    targets: Sequence[Tensor], weights: Sequence[float], *, weight: float, stop: float | None,
+    distance: str = "spherical",
+) -> Loss:  # fmt: skip
+    """Push the crops away from a target: -weight x mean distance, until it is beyond `stop`."""
+    return _prompt_term(targets, weights, weight=weight, stop=stop, distance=distance, sign=-1.0)
 
 
 def avoid(
@@ -168,16 +188,19 @@ def _areas(image: Tensor) -> Tensor:
 
 
 def _prompt_term(
-    targets: Sequence[Tensor], weights: Sequence[float], *, weight: float, stop: float | None, sign: float
-) -> Loss:
+    targets: Sequence[Tensor], weights: Sequence[float], *, weight: float, stop: float | None, sign: float,
+    distance: str,
+) -> Loss:  # fmt: skip
     shares = [w / sum(weights) for w in weights]
+    measure, at_spherical = DISTANCES[distance]
+    end = None if stop is None else sign * at_spherical(stop)
 
     def term(view: View) -> Tensor:
         total = view.image.new_zeros(())
         for share, embeds, target in zip(shares, view.embeds, targets, strict=True):
-            signed = sign * spherical_distance(embeds, target)
-            if stop is not None:
-                signed = stop_at(signed, sign * stop)
+            signed = sign * measure(embeds, target)
+            if end is not None:
+                signed = stop_at(signed, end)
             total = total + share * signed.mean()
         return weight * total
 

@@ -72,7 +72,9 @@ def _vqgan(config: Config, place: Place, also: list[Path]) -> Callable[[Tensor |
     files = [load(path) for path in paths]
     made_by = load(source)
     network = vqgan.build(made_by.state, groups=vqgan.groups_of(made_by.metadata))
-    generator = vqgan.VQGAN(network, device=place.device, dtype=place.dtype, pull=config.optimizer.pull)
+    generator = vqgan.VQGAN(
+        network, device=place.device, dtype=place.dtype, pull=config.optimizer.pull, **asdict(config.latent)
+    )
     cleaned_by = load(cleaner, parts=("",)) if cleaner else None
     tidy = _denoiser(cleaned_by, made_by, place) if cleaned_by else None
     known = all(path == STARTER / "guide-rn.safetensors" for path in paths)

@@ -64,7 +64,7 @@ class Start:
 
     kind: str = key(
         "smooth", "what it begins with; diffusion backends take image and backend, else pure noise",
-        choices=("smooth", "noise", "mean", "image", "backend"),
+        choices=("smooth", "noise", "mean", "sine", "image", "backend"),
     )  # fmt: skip
     image: str | None = key(None, "path of the start picture, for kind image")
     backend: str | None = key(None, "which backend makes the start picture, for kind backend", choices=BACKENDS)
@@ -87,10 +87,24 @@ class Optimizer:
 
 
 @dataclass(frozen=True)
+class Latent:
+    """How the latent becomes a picture, and where it may go."""
+
+    quantise: bool = key(default=True, doc="draw the nearest codes of the latent; false = the latent itself")
+    bounded: bool = key(default=True, doc="hold it within the codebook's range after each update")
+    clip: str = key(
+        "inward", "gradient of colours out of range: what leads back in, or none", choices=("inward", "plain")
+    )
+
+
+@dataclass(frozen=True)
 class Crops:
     """What the guides look at in each step."""
 
-    method: str = key("homography", "one warp per crop, or the whole picture pooled", choices=("homography", "pooled"))
+    method: str = key(
+        "homography", "one warp per crop, the whole picture pooled, or windows of the padded picture",
+        choices=("homography", "pooled", "padded"),
+    )  # fmt: skip
     count: int = key(8, "crops a step", low=1, high=4096)
     chunk: int = key(8, "crops embedded at a time; bounds memory, part of the result", low=1, high=4096)
     overview: float = key(0.35, "share of crops that show the whole picture", low=0.0, high=1.0)
@@ -100,6 +114,7 @@ class Crops:
     rotate: float = key(10.0, "largest rotation in degrees", low=0.0, high=180.0)
     perspective: float = key(0.12, "largest perspective distortion", low=0.0, high=0.4)
     flip: float = key(0.25, "probability of a mirrored crop", low=0.0, high=1.0)
+    shift: float = key(0.0, "padded: largest shift of the whole, over its padded sides", low=0.0, high=1.0)
     colour: float = key(0.05, "strength of brightness, contrast, saturation and hue shifts", low=0.0, high=0.5)
     erase: float = key(0.0, "share of crops with an erased rectangle", low=0.0, high=1.0)
     noise: float = key(0.5, "largest standard deviation of added noise", low=0.0, high=1.0)
@@ -131,6 +146,13 @@ class Losses:
     )  # fmt: skip
     extras: float = key(1.0, "weight of the extras prompts", low=0.0, high=1000.0)
     emphasis: float | None = key(None, "how far prompts are set apart; none = 1 for starter guides", low=0.0, high=2.0)
+    distance: str = key(
+        "spherical", "what a prompt's term measures between it and a crop", choices=("spherical", "cosine")
+    )
+    join: str = key(
+        "apart", "a term for each prompt, or extras added to include's features and excludes one text",
+        choices=("apart", "features"),
+    )  # fmt: skip
     smooth: float = key(0.0, "weight of total variation: fewer fine edges", low=0.0, high=1000.0)
     anchor: float = key(0.0, "weight that holds the latent near the start", low=0.0, high=1000.0)
     decay: float = key(0.0, "weight that pulls the latent towards zero", low=0.0, high=1000.0)
@@ -182,7 +204,7 @@ class Video:
 class Config:
     """One run, complete and checked. Built by `vqclip.config.load` or `from_mapping`."""
 
-    preset: str = key("default", "recipe underneath the file", choices=("default", "reference"))
+    preset: str = key("default", "recipe underneath the file", choices=("default", "reference", "seed"))
     name: str | None = key(
         None, "name of the run folder; none = time, slug and hash", pattern=_NAME,
         form="a plain name of 1 to 80 letters, digits, `.`, `_`, `-`, without a leading dot,",
@@ -214,6 +236,7 @@ class Config:
     tries: int = key(3, "starts side by side; the guides' favourite goes on", low=1, high=64)
     tries_share: float = key(0.35, "share of the steps that all of them run", low=0.0, high=1.0)
     average: float = key(0.0, "decay of the moving average of latents; 0 = off", low=0.0, below=1.0)
+    latent: Latent = Latent()
     denoiser: Denoiser = Denoiser()
     crops: Crops = Crops()
     losses: Losses = Losses()

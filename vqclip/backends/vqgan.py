@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vqclip import losses
 from vqclip.annealing import CALM, Annealing, Levels
-from vqclip.backends import OnStep
+from vqclip.backends import OnStep, joined
 from vqclip.backends.race import leaders
 from vqclip.backends.starts import enlarge, half, smooth_colours
 from vqclip.backends.wishes import Guidance, areas
@@ -39,8 +39,9 @@ class Recipe:
     """How the latent is moved.
 
     start: "smooth" (blurred random colours, encoded), "noise" (random codes), "mean" (the codebook's
-        mean everywhere) or "image". cells: blobs of colour along the short side of a smooth start.
-        contrast: its spread around grey, in [0, 1]. image: (1, 3, H, W) for start "image".
+        mean everywhere), "sine" (sines of half a normal draw) or "image".
+        cells: blobs of colour along the short side of a smooth start. contrast: its spread around grey, in [0, 1].
+        image: (1, 3, H, W) for start "image".
     optimizer, rate, rate_end, weight_decay: name in `OPTIMIZERS` and a cosine from `rate` to `rate_end`.
     average: decay of the latent's moving average, 0 for none.
     exclude, extras: factors on all exclude and extra prompts; include counts 1.
@@ -48,6 +49,8 @@ class Recipe:
         alone. area: factor on the areas of excluded colours and of palettes.
     exclude_stop: spherical distance beyond which an exclude without a stop of its own pushes no more; None for where
         nothing of it is left, and for never without roles.
+    distance: of crops from prompts, a name in `losses.DISTANCES`. join: "apart" (each prompt a term
+        of its own) or "features" (see `vqclip.backends.joined`).
     emphasis: share of what all everyday names have in common that is taken off the prompts, see `Guidance`.
     coarse: share of the steps, in [0, 1], that are made at half the size first; none from a start picture.
     tries, tries_share: how many starts run side by side, and for which share of the steps; one from a start picture.
@@ -74,6 +77,8 @@ class Recipe:
     exclude_roles: bool = False
     area: float = 0.0
     emphasis: float = 0.0
+    distance: str = "spherical"
+    join: str = "apart"
     coarse: float = 0.0
     tries: int = 1
     tries_share: float = 0.0
@@ -97,12 +102,15 @@ class VQGANBackend:
         self.generator, self.guides, self.weights, self.recipe = generator, list(guides), list(weights), recipe
         self.denoiser = denoiser
         self._cropper = Cropper(recipe.crops)
-        self._guidance = Guidance(self.guides, self.weights, recipe.emphasis)
+        self._guidance = Guidance(self.guides, self.weights, recipe.emphasis, distance=recipe.distance)
 
     def check(self, job: Job) -> None:
         """Raise InputError for prompts that these guides cannot read, before any work is done."""
+        texts = [prompt.text for prompt in (*job.include, *job.exclude, *job.extras)]
+        if self.recipe.join == "features":
+            texts = joined.texts(job)
         for guide in self.guides:
-            guide.embed_text([prompt.text for prompt in (*job.include, *job.exclude, *job.extras)])
+            guide.embed_text(texts)
 
     def steps(self, job: Job) -> Iterator[Step]:
         """Yield `job.steps` + 1 Steps: the untouched start first, the result last, all of the job's size.
@@ -184,14 +192,13 @@ class VQGANBackend:
         stopped = [p if p.stop is not None else replace(p, stop=recipe.exclude_stop) for p in job.exclude]
         job = replace(job, exclude=tuple(stopped))
         prompts, off = self._guidance, recipe.exclude
+        pictures = prompts.resembles(recipe.images)
+        spots = areas(job, exclude=off * recipe.area, extras=recipe.extras * recipe.area, settled=settled)
+        if recipe.join == "features":
+            return losses.Losses(prompts.joined(job, exclude=off, extras=recipe.extras) | pictures, spots)
         pushes = prompts.roles_off(job, off, settled=settled) if recipe.exclude_roles else prompts.pushes(job, off)
-        return losses.Losses(
-            prompts.pulls("include", job.include)
-            | pushes
-            | prompts.pulls("extras", job.extras, recipe.extras)
-            | prompts.resembles(recipe.images),
-            areas(job, exclude=off * recipe.area, extras=recipe.extras * recipe.area, settled=settled),
-        )
+        extras = prompts.pulls("extras", job.extras, recipe.extras)
+        return losses.Losses(prompts.pulls("include", job.include) | pushes | extras | pictures, spots)
 
     def _bounds(self, latent: Tensor) -> dict[str, losses.Loss]:
         """What is asked of the picture and the latent themselves."""
@@ -226,9 +233,11 @@ def start_latent(generator: Generator, recipe: Recipe, *, size: tuple[int, int],
         return noise
     if recipe.start == "smooth":
         return generator.encode(smooth_colours(size, recipe.cells, recipe.contrast, rng=rng).to(noise.device))
+    if recipe.start == "sine":
+        return (torch.randn(noise.shape, generator=rng, dtype=noise.dtype) / 2).sin().to(noise.device)
     if recipe.start == "mean":
         grey = torch.full((1, 3, size[1], size[0]), 0.5, device=noise.device)
         return generator.encode(grey)
     if recipe.start == "image" and recipe.image is not None:
         return generator.encode(recipe.image.to(noise.device))
-    raise InputError(f"start.kind: {recipe.start!r} needs start.image; allowed: smooth, noise, mean, image")
+    raise InputError(f"start.kind: {recipe.start!r} needs start.image; allowed: smooth, noise, mean, sine, image")

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vqclip import losses
+from vqclip.backends import joined
 from vqclip.backends.exclusion import GONE, THERE, away, colours_in, roles
 from vqclip.job import Job, Prompt
 from vqclip.models import Perceptor
@@ -30,10 +31,14 @@ class Guidance:
             what all captions have in common; pulled along with it, a picture is asked to look like any picture.
             A text direction as in StyleGAN-NADA (Gal et al. 2022), from the mean of many names instead
             of one neutral text.
+        distance: of pulls and plain pushes, a name in `losses.DISTANCES`.
     """
 
-    def __init__(self, guides: Sequence[Perceptor], weights: Sequence[float], emphasis: float = 0.0) -> None:
-        self._guides, self._weights, self._emphasis = guides, weights, emphasis
+    def __init__(
+        self, guides: Sequence[Perceptor], weights: Sequence[float], emphasis: float = 0.0, *,
+        distance: str = "spherical",
+    ) -> None:  # fmt: skip
+        self._guides, self._weights, self._emphasis, self._distance = guides, weights, emphasis, distance
 
     def pulls(self, kind: str, prompts: Sequence[Prompt], factor: float = 1.0) -> Wishes:
         """A term for each prompt of a kind ("include", "extras") that counts: towards its text."""
@@ -45,7 +50,9 @@ class Guidance:
         for number, (image, weight) in enumerate(pictures, start=1):
             if weight > 0:
                 targets = [_look(guide, image) for guide in self._guides]
-                found[f"image {number}"] = losses.attract(targets, self._weights, weight=weight, stop=None)
+                found[f"image {number}"] = losses.attract(
+                    targets, self._weights, weight=weight, stop=None, distance=self._distance
+                )
         return found
 
     def pushes(self, job: Job, factor: float) -> Wishes:
@@ -82,19 +89,37 @@ class Guidance:
             terms[_unused(f"exclude: {prompt.text}", terms)] = term
         return terms
 
+    def joined(self, job: Job, *, exclude: float, extras: float) -> Wishes:
+        """A term for each include with all extras in its target, and for the excludes as one text; see `joined`."""
+        terms: Wishes = {}
+        for kind, prompt, targets in joined.targets(job, self._guides, extras=extras):
+            factor, make = (exclude, losses.repel) if kind == "exclude" else (1.0, losses.attract)
+            if prompt.weight * factor > 0:
+                terms[_unused(f"{kind}: {prompt.text}", terms)] = self._term(
+                    self._set_apart(targets), prompt, factor, make
+                )
+        return terms
+
     def _terms(
         self, kind: str, prompts: Sequence[Prompt], factor: float, make: Callable[..., losses.Loss]
     ) -> Wishes:
         terms: Wishes = {}
         for prompt in prompts:
             if prompt.weight * factor > 0:
-                term = make(self._targets(prompt.text), self._weights, weight=prompt.weight * factor, stop=prompt.stop)
+                term = self._term(self._targets(prompt.text), prompt, factor, make)
                 terms[_unused(f"{kind}: {prompt.text}", terms)] = term
         return terms
 
+    def _term(
+        self, targets: list[Tensor], prompt: Prompt, factor: float, make: Callable[..., losses.Loss]
+    ) -> losses.Loss:
+        return make(targets, self._weights, weight=prompt.weight * factor, stop=prompt.stop, distance=self._distance)
+
     def _targets(self, text: str) -> list[Tensor]:
         """(1, E) per guide: what a prompt pulls towards."""
-        targets = [guide.embed_text([text]) for guide in self._guides]
+        return self._set_apart([guide.embed_text([text]) for guide in self._guides])
+
+    def _set_apart(self, targets: list[Tensor]) -> list[Tensor]:
         if not self._emphasis:
             return targets
         return [
@@ -111,8 +136,9 @@ class Guidance:
 def areas(job: Job, *, exclude: float, extras: float, settled: int) -> Wishes:
     """Terms over the picture itself for prompts that name nothing but colours.
 
-    An excluded colour leaves the picture's areas, from the step `settled` on: a guide sees colours of things and of grounds, and calls a patch
-    beside the thing neither. An extra of several colours ("black and white") is the palette of all of it.
+    An excluded colour leaves the picture's areas, from the step `settled` on: a guide sees colours of things and of
+    grounds, and calls a patch beside the thing neither. An extra of several colours ("black and white") is the palette
+    of all of it.
     """
     terms: Wishes = {}
     for prompt in job.exclude:

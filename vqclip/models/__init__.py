@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 class Generator(Protocol):
     """A differentiable image model with a latent grid, its weights frozen.
 
-    `decode` quantises with a straight-through gradient: forward the nearest codebook rows, backward
-    the identity onto the latent.
+    `decode` quantises, unless it is told to draw latents as they are, with a straight-through gradient:
+    forward the nearest codebook rows, backward the identity onto the latent.
     """
 
     @property
@@ -34,7 +34,7 @@ class Generator(Protocol):
         """Latent (1, C, h, w) -> image (1, 3, H, W) float32 in [0, 1]."""
 
     def project(self, latent: Tensor) -> Tensor:
-        """The nearest latent inside the range that the codebook spans, same shape."""
+        """What an updated latent becomes: the nearest one inside the codebook's range, where it is held there."""
 
 
 @runtime_checkable
@@ -52,8 +52,8 @@ class Perceptor(Protocol):
     def read(self, text: str) -> Reading:
         """What this model makes of a text: the words it knows, those it takes for others, those it cannot read."""
 
-    def embed_text(self, texts: Sequence[str]) -> Tensor:
-        """T texts -> (T, E) float32, unit rows."""
+    def embed_text(self, texts: Sequence[str], *, unit: bool = True) -> Tensor:
+        """T texts -> (T, E) float32, rows of length 1 or, without `unit`, of the length that the model gives them."""
 
     def embed_image(self, crops: Tensor) -> Tensor:
         """(N, 3, size, size) nominally in [0, 1] -> (N, E) float32, unit rows, differentiable."""

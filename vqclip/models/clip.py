@@ -95,7 +95,8 @@ class ClipPerceptor:
 
     Args:
         model: the frozen network, float32.
-        device: where it runs. dtype: precision of the image tower; features come out float32.
+        device: where it runs. dtype: precision of the image tower; features come out float32 (float64 where
+            it is that).
         token_ids: (K,) BPE ids of the embedding's rows when the vocabulary was cut to the tokens seen
             in training (starter models), None for the full vocabulary.
         too_long: "error" or "truncate", for texts over the context length.
@@ -114,6 +115,7 @@ class ClipPerceptor:
     ) -> None:
         self._model = model.to(device)
         self._tower = fast_image_tower(model.visual, dtype)
+        self._exact = torch.promote_types(dtype, torch.float32)
         self._device, self._too_long, self._notice = device, too_long, notice
         if token_ids is not None and bool((token_ids.diff() <= 0).any()):
             raise WeightsError("token_ids of a cut vocabulary are not in rising order")
@@ -132,19 +134,20 @@ class ClipPerceptor:
         return int(self._model.visual.input_resolution)
 
     @torch.no_grad()
-    def embed_text(self, texts: Sequence[str]) -> Tensor:
-        """T texts -> (T, E) float32, unit rows.
+    def embed_text(self, texts: Sequence[str], *, unit: bool = True) -> Tensor:
+        """T texts -> (T, E) float32, rows of length 1 or, without `unit`, as the text tower leaves them.
 
         Raises:
             InputError: a text has more tokens than the context holds and `too_long` is "error".
         """
         tokens = torch.stack([self._tokens(text) for text in texts]).to(self._device)  # (T, context)
-        return F.normalize(self._model.encode_text(tokens).float(), dim=-1)
+        features: Tensor = self._model.encode_text(tokens).to(self._exact)
+        return F.normalize(features, dim=-1) if unit else features
 
     def embed_image(self, crops: Tensor) -> Tensor:
         """(N, 3, size, size) nominally in [0, 1] -> (N, E) float32, unit rows, differentiable."""
         features = self._tower((crops - self._mean) / self._deviation)
-        return F.normalize(features.float(), dim=-1)
+        return F.normalize(features.to(self._exact), dim=-1)
 
     def _tokens(self, text: str) -> Tensor:
         """Start token, words, end token, zeros: (context,) int64 row numbers of the token embedding.

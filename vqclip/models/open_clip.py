@@ -133,9 +133,13 @@ class OpenClipPerceptor:
         return Reading(text)
 
     @torch.no_grad()
-    def embed_text(self, texts: Sequence[str]) -> Tensor:
-        """T texts -> (T, E) float32, unit rows; InputError for one too long where `too_long` is "error"."""
-        return F.normalize(self._network.encode_text(self.tokens(texts).to(self._device)).float(), dim=-1)
+    def embed_text(self, texts: Sequence[str], *, unit: bool = True) -> Tensor:
+        """T texts -> (T, E) float32, rows of length 1 or, without `unit`, as the text tower leaves them.
+
+        InputError for one too long where `too_long` is "error".
+        """
+        features: Tensor = self._network.encode_text(self.tokens(texts).to(self._device)).float()
+        return F.normalize(features, dim=-1) if unit else features
 
     def embed_image(self, crops: Tensor) -> Tensor:
         """(N, 3, size, size) nominally in [0, 1] -> (N, E) float32, unit rows, differentiable."""

@@ -10,7 +10,7 @@ import contextlib
 import io
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +24,7 @@ from vqclip.models.quantize import clamp_with_grad, look_up, nearest_codes, stra
 PARTS = ("encoder.", "decoder.", "quantize.", "quant_conv.", "post_quant_conv.")
 _LARGEST = 400_000_000  # parameters; the largest public VQGAN has about 90 million
 _TAMING_GROUPS = 32  # hard-coded in taming's Normalize
+_CLIPS: dict[str, Callable[[Tensor, float, float], Tensor]] = {"inward": clamp_with_grad, "plain": torch.clamp}
 
 
 @dataclass(frozen=True)
@@ -161,16 +162,22 @@ class VQGAN:
 
     Args:
         model: the frozen network.
-        device: where it runs. dtype: precision of encoder and decoder; latents and code search stay float32.
-        pull: see `project`, in [0, 1].
+        device: where it runs. dtype: precision of encoder and decoder; latents, code search and pictures are float32
+            (float64 where the models are).
+        pull, bounded: see `project`; pull is in [0, 1].
+        quantise: whether latents are drawn through their nearest codes; False draws them as they are.
+        clip: gradient of colours out of range: "inward" (what leads back into it) or "plain" (none).
     """
 
     def __init__(
-        self, model: VQModel, *, device: torch.device, dtype: torch.dtype = torch.float32, pull: float = 0.0
-    ) -> None:
-        self.shape, self.pull = model.shape, pull
+        self, model: VQModel, *, device: torch.device, dtype: torch.dtype = torch.float32, pull: float = 0.0,
+        bounded: bool = True, quantise: bool = True, clip: str = "inward",
+    ) -> None:  # fmt: skip
+        self.shape, self.pull, self.bounded = model.shape, pull, bounded
+        self.quantise, self._clip = quantise, _CLIPS[clip]
         self.device, self.dtype = device, dtype
-        self.codebook = model.codebook.detach().float().to(device)  # (K, D)
+        self._exact = torch.promote_types(dtype, torch.float32)
+        self.codebook = model.codebook.detach().to(device, self._exact)  # (K, D)
         self._square_norms = self.codebook.square().sum(1)
         self._low, self._high = (bound[None, :, None, None] for bound in self.codebook.aminmax(dim=0))
         self._net = model.to(device, dtype)
@@ -208,7 +215,7 @@ class VQGAN:
         if self.shape.gumbel:
             scores: Tensor = self._net.quantize.proj(hidden)
             return scores.argmax(1)
-        return nearest_codes(hidden.float(), self.codebook, self._square_norms)
+        return nearest_codes(hidden.to(self._exact), self.codebook, self._square_norms)
 
     def encode(self, image: Tensor) -> Tensor:
         """(1, 3, H, W) in [0, 1] -> (1, D, h, w) codebook rows."""
@@ -216,19 +223,21 @@ class VQGAN:
         return look_up(self.codes(image), self.codebook)
 
     def decode(self, latent: Tensor) -> Tensor:
-        """(1, D, h, w) -> (1, 3, H, W) float32 in [0, 1], through the nearest codes."""
-        codes = nearest_codes(latent, self.codebook, self._square_norms)
-        quantised = straight_through(latent, look_up(codes, self.codebook))
-        out = self._net.decoder(self._net.post_quant_conv(quantised.to(self.dtype)))  # nominally [-1, 1]
-        return clamp_with_grad((out.float() + 1) / 2, 0, 1)
+        """(1, D, h, w) -> (1, 3, H, W) float32 in [0, 1], through the nearest codes unless told not to quantise."""
+        if self.quantise:
+            codes = nearest_codes(latent, self.codebook, self._square_norms)
+            latent = straight_through(latent, look_up(codes, self.codebook))
+        out = self._net.decoder(self._net.post_quant_conv(latent.to(self.dtype)))  # nominally [-1, 1]
+        return self._clip((out.to(self._exact) + 1) / 2, 0, 1)
 
     def project(self, latent: Tensor) -> Tensor:
         """Clamp each channel to the codebook's range and go the share `pull` of the way to the nearest codes.
 
         The box of the channel ranges is much larger than the set of codes: without a pull, latents drift to
-        corners far from every code, where moving them changes no picture any more.
+        corners far from every code, where moving them changes no picture any more. Latents that are not bounded are
+        only pulled.
         """
-        inside = latent.clamp(self._low, self._high)
+        inside = latent.clamp(self._low, self._high) if self.bounded else latent
         if not self.pull:
             return inside
         codes = nearest_codes(inside, self.codebook, self._square_norms)

@@ -7,6 +7,7 @@ the weights and activations are bfloat16 too, which openai-clip's LayerNorm does
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,8 @@ def fast_image_tower(visual: Any, dtype: torch.dtype) -> ImageTower:
     Args:
         visual: a `clip.model.VisionTransformer` or `clip.model.ModifiedResNet`, float32 and frozen.
     """
+    if dtype == torch.float64:  # what is folded into weights below is then folded at that precision
+        visual = copy.deepcopy(visual).double()
     tower = _FastViT(visual, dtype) if hasattr(visual, "transformer") else _FastResNet(visual, dtype)
     return tower.eval().requires_grad_(requires_grad=False)
 
