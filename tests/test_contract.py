@@ -32,7 +32,7 @@ ROOMS = [
     {"assemble", "makers", "makers_diffusion", "perceptors", "place"},
     {"progress", "terminal", "preflight", "backends", "record", "compare"},
     {"optimize", "annealing", "descent", "models", "memory", "tally"},
-    {"losses", "colours", "crops", "padded", "augment", "images"},
+    {"losses", "colours", "looks", "crops", "padded", "augment", "images"},
     {"config", "document", "layers", "schema", "keys", "presets"},
     {"job", "starter", "grammar", "__init__"},
 ]

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vqclip.backends.exclusion import away, roles
+from vqclip.backends.exclusion import Role, away, roles
 from vqclip.backends.wishes import Guidance, areas
-from vqclip.job import Job, Prompt
+from vqclip.job import Job, Prompt, Reading
+from vqclip.looks import NAMES
 from vqclip.losses import View, spherical_distance
 from vqclip.models.clip import ClipPerceptor
 from vqclip.starter import concepts
@@ -23,10 +24,13 @@ class Cone:
     size, scale = 8, 20.0
 
     def __init__(self) -> None:
-        self.read: list[list[str]] = []
+        self.asked: list[list[str]] = []
+
+    def read(self, text: str) -> Reading:
+        return Reading(text)
 
     def embed_text(self, texts: Sequence[str]) -> Tensor:
-        self.read.append(list(texts))
+        self.asked.append(list(texts))
         own = [torch.randn(16, generator=torch.Generator().manual_seed(sum(map(ord, text)))) for text in texts]
         return F.normalize(torch.stack(own) * 0.1 + torch.eye(16)[0], dim=1)
 
@@ -82,8 +86,8 @@ def test_names_are_read_once_for_many_pictures_and_never_without_emphasis() -> N
         guidance = Guidance([cone], [1.0], emphasis)
         for text in ("apple", "pear"):
             guidance.pulls("include", (Prompt(text),))
-    assert plain.read == [["apple"], ["pear"]]
-    assert apart.read == [["apple"], list(concepts()), ["pear"]]
+    assert plain.asked == [["apple"], ["pear"]]
+    assert apart.asked == [["apple"], list(concepts()), ["pear"]]
 
 
 def test_pictures_to_resemble_keep_their_embedding() -> None:
@@ -182,3 +186,24 @@ def test_extras_of_several_colours_are_a_palette() -> None:
     for rgb, inside in (((0.0, 0.0, 0.0), True), ((1.0, 1.0, 1.0), True), ((0.5, 0.5, 0.5), True), ((1, 0, 0), False)):
         image = torch.tensor(rgb).view(1, 3, 1, 1).expand(1, 3, 64, 64)
         assert (float(term(View(0, image, image))) == 0) == inside
+
+
+def test_extras_that_are_looks_pull_along_what_makes_them_one_until_it_is_there() -> None:
+    cone, job = Cone(), Job((Prompt("apple"),), (), (Prompt("flat"), Prompt("oil"), Prompt("oil")))
+    terms = Guidance([cone], [1.0], 1.0).extras(job, 1.0, settled=5)
+    assert list(terms) == ["extras: flat", "extras: oil", "extras: oil (2)"]
+    apple = F.normalize(cone.embed_text(["apple"]) - cone.embed_text(concepts()).mean(0), dim=1)
+    (line,) = away(cone, [Role("flat", tuple(name for name in NAMES if name != "flat"))], apple).directions
+    far, there = (View(5, torch.zeros(1), torch.zeros(1, 3, 8, 8), [(sign * line)[None]]) for sign in (-1, 1))
+    assert float(terms["extras: flat"](far)) > 1 > float(terms["extras: flat"](there)) == 0
+    assert float(terms["extras: flat"](View(4, far.latent, far.image, far.embeds))) == 0
+
+
+def test_looks_are_terms_of_the_picture_and_unread_ones_of_it_alone() -> None:
+    class Deaf(Cone):
+        def read(self, text: str) -> Reading:
+            return Reading("", unread=(text,))
+
+    job = Job((Prompt("apple"),), (), (Prompt("flat"),))
+    assert list(areas(job, exclude=1.0, extras=1.0, settled=0)) == ["extras: flat (area)"]
+    assert Guidance([Deaf()], [1.0]).extras(job, 1.0, settled=0) == {}

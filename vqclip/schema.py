@@ -139,7 +139,7 @@ class Losses:
     """Section weights; include is 1 and 0 leaves a term out."""
 
     exclude: float = key(1.0, "weight of the exclude prompts", low=0.0, high=1000.0)
-    exclude_roles: bool = key(default=True, doc="push excludes off in every role, while there; false = as their text")
+    roles: bool = key(default=True, doc="read excludes and looks by what their words can mean; false = as texts")
     area: float = key(5.0, "weight of areas: excluded colours, extras of several colours", low=0.0, high=1000.0)
     exclude_stop: float | None = key(
         None, "distance where excludes without their own stop end; none = where nothing is left", low=0.0, high=4.93

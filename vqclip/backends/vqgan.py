@@ -45,8 +45,9 @@ class Recipe:
     optimizer, rate, rate_end, weight_decay: name in `OPTIMIZERS` and a cosine from `rate` to `rate_end`.
     average: decay of the latent's moving average, 0 for none.
     exclude, extras: factors on all exclude and extra prompts; include counts 1.
-    exclude_roles: whether an exclude is pushed away in every role of its words, each while it is there, or as its text
-        alone. area: factor on the areas of excluded colours and of palettes.
+    roles: whether an exclude is pushed away in every role of its words, each while it is there, and an extra that is a
+        look pulls along what makes it one, or each as its text alone.
+    area: factor on what is asked of the picture's areas: excluded colours, palettes, looks.
     exclude_stop: spherical distance beyond which an exclude without a stop of its own pushes no more; None for where
         nothing of it is left, and for never without roles.
     distance: of crops from prompts, a name in `losses.DISTANCES`. join: "apart" (each prompt a term
@@ -74,7 +75,7 @@ class Recipe:
     anchor: float
     decay: float
     exclude_stop: float | None = None
-    exclude_roles: bool = False
+    roles: bool = False
     area: float = 0.0
     emphasis: float = 0.0
     distance: str = "spherical"
@@ -196,8 +197,12 @@ class VQGANBackend:
         spots = areas(job, exclude=off * recipe.area, extras=recipe.extras * recipe.area, settled=settled)
         if recipe.join == "features":
             return losses.Losses(prompts.joined(job, exclude=off, extras=recipe.extras) | pictures, spots)
-        pushes = prompts.roles_off(job, off, settled=settled) if recipe.exclude_roles else prompts.pushes(job, off)
-        extras = prompts.pulls("extras", job.extras, recipe.extras)
+        pushes = prompts.roles_off(job, off, settled=settled) if recipe.roles else prompts.pushes(job, off)
+        extras = (
+            prompts.extras(job, recipe.extras, settled=settled)
+            if recipe.roles
+            else prompts.pulls("extras", job.extras, recipe.extras)
+        )
         return losses.Losses(prompts.pulls("include", job.include) | pushes | extras | pictures, spots)
 
     def _bounds(self, latent: Tensor) -> dict[str, losses.Loss]:

@@ -11,8 +11,10 @@ from torch.nn import functional as F
 
 from vqclip import losses
 from vqclip.backends import joined
-from vqclip.backends.exclusion import GONE, THERE, away, colours_in, roles
+from vqclip.backends.exclusion import GONE, THERE, Role, away, colours_in, roles
 from vqclip.job import Job, Prompt
+from vqclip.looks import NAMES as LOOKS
+from vqclip.looks import appear, look_of
 from vqclip.models import Perceptor
 from vqclip.starter import concepts
 
@@ -69,7 +71,7 @@ class Guidance:
         """
         terms: Wishes = {}
         include = [prompt.text for prompt in job.include]
-        keep = [torch.cat(rows) for rows in zip(*(self._targets(text) for text in include), strict=True)]
+        keep = self._kept(job)
         for prompt in job.exclude:
             weight = prompt.weight * factor
             if weight <= 0:
@@ -89,6 +91,30 @@ class Guidance:
             terms[_unused(f"exclude: {prompt.text}", terms)] = term
         return terms
 
+    def extras(self, job: Job, factor: float, *, settled: int) -> Wishes:
+        """A term for each extra: towards its text, or, for a look or a palette, along what sets it apart from looks.
+
+        A look goes with any thing, and as a target of its own it pulls the thing out of shape. So it is a direction
+        like those of excludes, and the pull ends where the picture has it. Guides that cannot read it are not asked.
+        """
+        terms: Wishes = {}
+        for prompt in job.extras:
+            if not is_look(prompt.text):
+                terms |= self._terms("extras", (prompt,), factor, losses.attract, taken=terms)
+            elif prompt.weight * factor > 0 and not any(guide.read(prompt.text).unread for guide in self._guides):
+                keep = self._kept(job)
+                role = Role(prompt.text, tuple(name for name in LOOKS if name != prompt.text))
+                ways = [away(guide, [role], kept) for guide, kept in zip(self._guides, keep, strict=True)]
+                lines, stops = [way.directions for way in ways], [way.stops(THERE) for way in ways]
+                term = losses.approach(lines, stops, self._weights, weight=prompt.weight * factor, first=settled)
+                terms[_unused(f"extras: {prompt.text}", terms)] = term
+        return terms
+
+    def _kept(self, job: Job) -> list[Tensor]:
+        """(K, E) per guide: what the includes pull towards, for directions to leave alone."""
+        rows = [self._targets(prompt.text) for prompt in job.include]
+        return [torch.cat(each) for each in zip(*rows, strict=True)]
+
     def joined(self, job: Job, *, exclude: float, extras: float) -> Wishes:
         """A term for each include with all extras in its target, and for the excludes as one text; see `joined`."""
         terms: Wishes = {}
@@ -101,13 +127,14 @@ class Guidance:
         return terms
 
     def _terms(
-        self, kind: str, prompts: Sequence[Prompt], factor: float, make: Callable[..., losses.Loss]
-    ) -> Wishes:
+        self, kind: str, prompts: Sequence[Prompt], factor: float, make: Callable[..., losses.Loss], *,
+        taken: Wishes | None = None,
+    ) -> Wishes:  # fmt: skip
         terms: Wishes = {}
         for prompt in prompts:
             if prompt.weight * factor > 0:
                 term = self._term(self._targets(prompt.text), prompt, factor, make)
-                terms[_unused(f"{kind}: {prompt.text}", terms)] = term
+                terms[_unused(f"{kind}: {prompt.text}", terms | (taken or {}))] = term
         return terms
 
     def _term(
@@ -133,12 +160,17 @@ class Guidance:
         return [guide.embed_text(list(concepts())).mean(0, keepdim=True) for guide in self._guides]
 
 
+def is_look(text: str) -> bool:
+    """Whether an extra speaks of the whole picture's colours or edges: a look, or several colours."""
+    return look_of(text) is not None or len(colours_in(text)) > 1
+
+
 def areas(job: Job, *, exclude: float, extras: float, settled: int) -> Wishes:
     """Terms over the picture itself for prompts that name nothing but colours.
 
     An excluded colour leaves the picture's areas, from the step `settled` on: a guide sees colours of things and of
     grounds, and calls a patch beside the thing neither. An extra of several colours ("black and white") is the palette
-    of all of it.
+    of all of it, and one that names a look ("flat", "pastel") is that look.
     """
     terms: Wishes = {}
     for prompt in job.exclude:
@@ -150,8 +182,10 @@ def areas(job: Job, *, exclude: float, extras: float, settled: int) -> Wishes:
         palette = colours_in(prompt.text)
         if len(palette) > 1 and prompt.weight * extras > 0:
             between = ("grey",) if {"black", "white"} <= set(palette) else ()
-            term = losses.paint((*palette, *between), prompt.weight * extras)
+            term = losses.paint((*palette, *between), prompt.weight * extras, first=settled)
             terms[_unused(f"extras: {prompt.text} (area)", terms)] = term
+        elif (look := look_of(prompt.text)) and prompt.weight * extras > 0:
+            terms[_unused(f"extras: {prompt.text} (area)", terms)] = appear(look, prompt.weight * extras, first=settled)
     return terms
 
 
