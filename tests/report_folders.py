@@ -34,7 +34,7 @@ def run_facts(text: str, **changes: Any) -> dict[str, Any]:
         "verdict": {
             "judge": text, "rank": 3, "among": 101, "include": 0.3, "exclude": 0.2, "margin": 0.1, "self_scored": False,
         },
-        "warnings": [text], "outputs": {text: text, "final.png": text},
+        "notices": [text], "warnings": [text], "outputs": {text: text, "final.png": text},
     }  # fmt: skip
     return facts | changes
 

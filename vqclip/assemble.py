@@ -21,6 +21,7 @@ from vqclip.models import Perceptor
 from vqclip.models.weights import load
 from vqclip.perceptors import locate, perceptor
 from vqclip.place import Place
+from vqclip.starter.reading import Read, notices
 
 PACKAGES = (
     "vqclip", "torch", "openai-clip", "taming-transformers", "kornia", "diffusers", "transformers", "numpy", "pillow",
@@ -37,6 +38,12 @@ class Studio:
     judge_name: str
     self_scored: bool
     facts: Mapping[str, Any]
+    readers: tuple[Read, ...] = ()
+
+    def notices(self, job: Job) -> list[str]:
+        """What the user should know of how the job's texts are read by guides and judge, see `notices`."""
+        judges = () if self.judge is None else (self.judge.read,)
+        return notices(job, {"guide": self.readers, "judge": judges})
 
     def judge_of(self, job: Job) -> Judge | None:
         """The judge of a job's prompts, None when the config names no judge."""
@@ -57,14 +64,14 @@ def open_judge(config: Config, note: Callable[[str], None]) -> tuple[Callable[[J
         raise InputError("judge: none; a comparison needs one, for example judge=starter")
     device = pick_device(config.device)
     file = load(locate(config.judge, "judge", note))
-    place = Place(device, pick_dtype(config.precision, device), config.too_long, _once(note))
+    place = Place(device, pick_dtype(config.precision, device), config.too_long, once(note))
     eye = perceptor(config.judge, file, place)
     return (lambda job: judge_for(job, eye, file.name)), file.sha256
 
 
 def open_studio(config: Config, note: Callable[[str], None] = warnings.warn) -> Studio:
     """Load the models that a config names and put them on its device; `note` takes warnings, each once."""
-    note = _once(note)
+    note = once(note)
     torch.set_num_threads(config.threads or _cores())
     device = pick_device(config.device)
     dtype = pick_dtype(config.precision, device)
@@ -86,6 +93,7 @@ def open_studio(config: Config, note: Callable[[str], None] = warnings.warn) -> 
             "precision": str(dtype).removeprefix("torch."),
             "threads": torch.get_num_threads(),
         },
+        made.readers,
     )
 
 
@@ -94,8 +102,8 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _once(note: Callable[[str], None]) -> Callable[[str], None]:
-    """Guides and judge read the same prompts; what they have in common to say is said once."""
+def once(note: Callable[[str], None]) -> Callable[[str], None]:
+    """`note` without repetition: guides, judge, variants and pictures have much in common to say."""
     said: set[str] = set()
 
     def say(message: str) -> None:

@@ -5,7 +5,7 @@ A comparison that was stopped goes on where it was: cells that are done stay, th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -16,7 +16,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from vqclip import config as configs
-from vqclip.assemble import Studio, open_judge, open_studio
+from vqclip.assemble import Studio, once, open_judge, open_studio
 from vqclip.compare import cells, summary
 from vqclip.compare.cells import Cell
 from vqclip.compare.finished import read_run
@@ -57,7 +57,8 @@ def compare(loaded: Loaded, progress: Progress) -> Path:
     root = _open_folder(loaded, title)
     with _alone(root), stop_on_signal() as stop:
         entries = {name: list(_entries(config, name, root, loaded.config.seeds)) for name, config in columns.items()}
-        made = [cell for name in columns for cell in _fill(entries[name], loaded, progress, stop)]
+        say = once(progress.note)
+        made = [cell for name in columns for cell in _fill(entries[name], loaded, progress, stop, say=say)]
         return _report(made, loaded.config, root, title=loaded.config.name or title, progress=progress)
 
 
@@ -116,7 +117,9 @@ def _entries(config: Config, name: str, root: Path, seeds: int) -> Iterator[Entr
             yield Entry(Cell(name, job_of(single), folder, configs.to_mapping(single)), single)
 
 
-def _fill(entries: Sequence[Entry], loaded: Loaded, progress: Progress, stop: Event) -> list[Cell]:
+def _fill(
+    entries: Sequence[Entry], loaded: Loaded, progress: Progress, stop: Event, *, say: Callable[[str], None]
+) -> list[Cell]:
     """Make the missing pictures of a variant; the cells, with the error of those that have no run folder."""
     missing = {cell.folder for cell in cells.unfinished([entry.cell for entry in entries])}
     if len(missing) < len(entries):
@@ -128,7 +131,8 @@ def _fill(entries: Sequence[Entry], loaded: Loaded, progress: Progress, stop: Ev
             continue
         if studio is None and not fault:
             studio, fault = _open(entry.single, progress)
-        problem = fault or _make(entry, loaded, studio, progress, stop=stop, number=(number, len(entries)))
+        place = (number, len(entries))
+        problem = fault or _make(entry, loaded, studio, progress, stop=stop, number=place, say=say)
         made.append(replace(entry.cell, error=problem or None))
     return made
 
@@ -143,14 +147,21 @@ def _open(single: Config, progress: Progress) -> tuple[Studio | None, str]:
 
 
 def _make(
-    entry: Entry, loaded: Loaded, studio: Studio | None, progress: Progress, *, stop: Event, number: tuple[int, int]
+    entry: Entry,
+    loaded: Loaded,
+    studio: Studio | None,
+    progress: Progress,
+    *,
+    stop: Event,
+    number: tuple[int, int],
+    say: Callable[[str], None],
 ) -> str:
     """Make one picture; what went wrong as a line, "" when nothing did."""
     assert studio is not None
     cells.make_room(entry.cell)
     try:
         studio.backend.check(entry.cell.job)
-        make_picture(entry.single, loaded.text, studio, progress, stop=stop, number=number)
+        make_picture(entry.single, loaded.text, studio, progress, stop=stop, number=number, say=say)
     except Interrupted:
         raise
     except _FAULTS as error:

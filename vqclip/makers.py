@@ -43,7 +43,7 @@ def make(config: Config, place: Place, also: list[Path]) -> Made:
     last = finish(None)
     chain = Chain(made.backend, lambda image: finish(image).backend, last.backend, job_of(first).steps)
     hashes = {f"start {role}": digest for role, digest in made.hashes.items()} | dict(last.hashes)
-    return Made(chain, hashes, (*made.models, *last.models))
+    return Made(chain, hashes, (*made.models, *last.models), (*made.readers, *last.readers))
 
 
 def job_of(config: Config) -> Job:
@@ -88,7 +88,8 @@ def _vqgan(config: Config, place: Place, also: list[Path]) -> Callable[[Tensor |
 
     def finish(image: Tensor | None) -> Made:
         started = recipe if image is None else replace(recipe, image=image)
-        return Made(VQGANBackend(generator, guides, weights, recipe=started, denoiser=tidy), hashes, names)
+        backend = VQGANBackend(generator, guides, weights, recipe=started, denoiser=tidy)
+        return Made(backend, hashes, names, tuple(guide.read for guide in guides))
 
     return finish
 

@@ -21,6 +21,7 @@ from vqclip.job import InputError
 from vqclip.place import Made, Place
 from vqclip.preflight import check_files
 from vqclip.record.pace import plan
+from vqclip.starter.reading import Read
 
 SIDE = 512  # px: a picture to blend in is cut to this square; image encoders see at most 378
 
@@ -35,7 +36,7 @@ def make_kandinsky(config: Config, place: Place, also: list[Path]) -> Callable[[
         "prior": section.prior, "inpaint": str(section.inpaint)
     }  # fmt: skip
     opened = {part: _open_part(source, part, place) for part, source in sources.items()}
-    (open_prior, prior_name, prior_hashes), (open_decoder, name, hashes) = opened.values()
+    (open_prior, prior_name, prior_hashes, read), (open_decoder, name, hashes, _) = opened.values()
     settings = Kandinsky(
         prior_steps=section.prior_steps,
         prior_guidance=section.prior_guidance,
@@ -60,19 +61,19 @@ def make_kandinsky(config: Config, place: Place, also: list[Path]) -> Callable[[
             memory=memory,
             wants=_wants(config, denoising),
         )
-        return Made(backend, prior_hashes | hashes, (prior_name, name))
+        return Made(backend, prior_hashes | hashes, (prior_name, name), (read,) if read else ())
 
     return finish
 
 
-def _open_part(source: str, part: str, place: Place) -> tuple[Callable[[], Any], str, dict[str, str]]:
-    """How to open the prior or the decoder (kept once opened), its name, and the SHA-256 of starter files."""
+def _open_part(source: str, part: str, place: Place) -> tuple[Callable[[], Any], str, dict[str, str], Read | None]:
+    """How to open the prior or the decoder (kept once opened), its name; of starter files SHA-256 and reader too."""
     if source == "starter":
         starter = kandinsky_starter.find_prior() if part == "prior" else kandinsky_starter.find_decoder()
-        return cache(lambda: starter.open(dtype=place.dtype, notice=place.note)), starter.name, dict(starter.hashes)
+        return cache(lambda: starter.open(dtype=place.dtype)), starter.name, dict(starter.hashes), starter.read
     found = kandinsky_files.find(source, part, place.note)  # type: ignore[arg-type]  # one of its three parts
     opener = kandinsky_files.open_prior if part == "prior" else kandinsky_files.open_decoder
-    return cache(lambda: opener(found, dtype=place.dtype)), found.name, {}
+    return cache(lambda: opener(found, dtype=place.dtype)), found.name, {}, None
 
 
 def make_stable_diffusion(config: Config, place: Place, also: list[Path]) -> Callable[[Tensor | None], Made]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from vqclip.backends import Backend
+from vqclip.job import Reading
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,12 @@ class Place:
 
 @dataclass(frozen=True)
 class Made:
-    """A backend, the SHA-256 of its weights by role and the names of its models for people."""
+    """A backend, the SHA-256 of its weights by role and the names of its models for people.
+
+    `readers` tell how the models that steer read a text.
+    """
 
     backend: Backend
     hashes: Mapping[str, str]
     models: tuple[str, ...]
+    readers: tuple[Callable[[str], Reading], ...] = ()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 
 from vqclip import config as configs
-from vqclip.assemble import Studio, open_studio
+from vqclip.assemble import Studio, once, open_studio
 from vqclip.backends.vqgan import VQGANBackend
 from vqclip.compare.judge import Judge
 from vqclip.compare.page import write_run_page
@@ -53,7 +54,10 @@ class Session:
         config = configs.from_mapping(given, source="settings")
         if config.prompts:
             raise InputError("settings: `prompts` makes several pictures; call once per picture")
-        return cls(open_studio(config), job_of(config))
+        session = cls(open_studio(config), job_of(config))
+        for notice in session.studio.notices(session.job):
+            warnings.warn(notice, stacklevel=3)
+        return session
 
     def judge(self) -> Judge | None:
         """The judge of this job's prompts, None when the config names no judge."""
@@ -69,6 +73,7 @@ def run(loaded: Loaded, progress: Progress, studio: Studio | None = None) -> lis
         InputError, WeightsError, ResourceError: see `vqclip.job`. Interrupted: after a saved stop.
     """
     studio = studio or open_studio(loaded.config, progress.note)
+    say = once(progress.note)
     singles = _singles(loaded.config)
     for single in singles:
         studio.backend.check(job_of(single))
@@ -77,20 +82,31 @@ def run(loaded: Loaded, progress: Progress, studio: Studio | None = None) -> lis
     with stop_on_signal() as stop:
         for number, single in enumerate(singles, start=1):
             text = loaded.text or configs.to_yaml(loaded.config)
-            results.append(make_picture(single, text, studio, progress, stop=stop, number=(number, len(singles))))
+            place = (number, len(singles))
+            results.append(make_picture(single, text, studio, progress, stop=stop, number=place, say=say))
     return results
 
 
 def make_picture(
-    single: Config, text: str, studio: Studio, progress: Progress, *, stop: threading.Event, number: tuple[int, int]
+    single: Config,
+    text: str,
+    studio: Studio,
+    progress: Progress,
+    *,
+    stop: threading.Event,
+    number: tuple[int, int],
+    say: Callable[[str], None],
 ) -> Result:
     """One picture in a run folder of its own, with its page.
 
     Args:
         single: a complete config of one picture. text: the config as the user gave it.
-        stop: set by a signal. number: which picture this is, of how many.
+        stop: set by a signal. number: which picture this is, of how many. say: takes what is to be said of how the
+            prompts are read, which other pictures may have said before.
     """
     job, digest = job_of(single), configs.digest(single)
+    for notice in studio.notices(job):
+        say(notice)
     place = folders.claim(Path(single.outputs), name=single.name, slug_from=job.title, digest=digest)
     folders.write_text(place / "config.yaml", text)
     folders.write_text(place / "config.resolved.yaml", configs.to_yaml(single))
@@ -164,7 +180,7 @@ def _record(
     judge = studio.judge_of(job)
     shown = config.video
     plan = plan_video(job.steps, seconds=shown.seconds, fps=shown.fps, every=shown.every, hold=shown.hold)
-    facts = {**studio.facts, "config": configs.to_mapping(config), "seed": job.seed}
+    facts = {**studio.facts, "config": configs.to_mapping(config), "seed": job.seed, "notices": studio.notices(job)}
     recorder = Recorder(
         place,
         job,

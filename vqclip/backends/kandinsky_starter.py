@@ -7,7 +7,6 @@ nothing. Does not run the pipelines.
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +18,8 @@ from vqclip.backends.diffusion import quiet
 from vqclip.job import WeightsError
 from vqclip.models import clip, convert, weights
 from vqclip.models.weights import Weights
+from vqclip.starter.reading import Read
 
-Notice = Callable[[str], None]
 Check = Callable[[Any], bool]
 
 GUIDE = "starter/guide-rn"
@@ -80,27 +79,26 @@ _ARGUMENTS: Mapping[str, Mapping[str, Check]] = {
 class Starter:
     """One half of the small Kandinsky, read and not yet built.
 
-    name: for people and as the key of what was made with it. hashes: SHA-256 of its files, by part.
+    name: for people and as the key of what was made with it. hashes: SHA-256 of its files, by part. read: how its
+        guide reads a text, None for the half that reads none.
     """
 
     name: str
     hashes: Mapping[str, str]
-    build: Callable[[Notice], Any]
+    build: Callable[[], Any]
+    read: Read | None = None
 
-    def open(
-        self, *, dtype: torch.dtype = torch.float32, device: torch.device = _CPU, notice: Notice = warnings.warn
-    ) -> Any:
+    def open(self, *, dtype: torch.dtype = torch.float32, device: torch.device = _CPU) -> Any:
         """The ready pipeline: a KandinskyV22PriorPipeline or a KandinskyV22Pipeline.
 
         Args:
             dtype: of all its networks. device: where they are put.
-            notice: takes a line when a prompt has words that the guide never saw.
 
         Raises:
             WeightsError: weights that do not fit what their file says of them.
         """
         with quiet():  # every move to a precision is commented on, also where nothing is at stake
-            return self.build(notice).to(device, dtype)
+            return self.build().to(device, dtype)
 
 
 def find_prior(prior: str = PRIOR, guide: str = GUIDE) -> Starter:
@@ -116,7 +114,8 @@ def find_prior(prior: str = PRIOR, guide: str = GUIDE) -> Starter:
     if given != wanted:
         raise WeightsError(f"{file.path}: was trained with another guide than {seer.path}; the two belong together")
     hashes = {"prior": file.sha256, "guide": seer.sha256}
-    return Starter(file.name, hashes, lambda notice: _build_prior(file, arguments, seer, notice))
+    read = clip.reading_of(seer.state.get("token_ids"))
+    return Starter(file.name, hashes, lambda: _build_prior(file, arguments, seer, read), read)
 
 
 def find_decoder(unet: str = UNET, movq: str = MOVQ) -> Starter:
@@ -128,14 +127,12 @@ def find_decoder(unet: str = UNET, movq: str = MOVQ) -> Starter:
     files = {"unet": _load(unet), "movq": _load(movq)}
     arguments = {part: _read_arguments(file, f"kandinsky-{part}") for part, file in files.items()}
     hashes = {part: file.sha256 for part, file in files.items()}
-    return Starter(files["unet"].name, hashes, lambda _notice: _build_decoder(files, arguments))
+    return Starter(files["unet"].name, hashes, lambda: _build_decoder(files, arguments))
 
 
-def open_prior(
-    *, dtype: torch.dtype = torch.float32, device: torch.device = _CPU, notice: Notice = warnings.warn
-) -> Any:
+def open_prior(*, dtype: torch.dtype = torch.float32, device: torch.device = _CPU) -> Any:
     """The KandinskyV22PriorPipeline of the starter files; see `Starter.open`."""
-    return find_prior().open(dtype=dtype, device=device, notice=notice)
+    return find_prior().open(dtype=dtype, device=device)
 
 
 def open_decoder(
@@ -201,7 +198,7 @@ def _fill(make: Callable[..., Any], arguments: Mapping[str, Any], state: Mapping
     return model.eval().requires_grad_(requires_grad=False)
 
 
-def _build_prior(file: Weights, arguments: Mapping[str, Any], seer: Weights, notice: Notice) -> Any:
+def _build_prior(file: Weights, arguments: Mapping[str, Any], seer: Weights, read: Read) -> Any:
     from diffusers import KandinskyV22PriorPipeline, PriorTransformer, UnCLIPScheduler
 
     from vqclip.backends import kandinsky_starter_eyes as eyes
@@ -217,7 +214,7 @@ def _build_prior(file: Weights, arguments: Mapping[str, Any], seer: Weights, not
         prior=_fill(PriorTransformer, arguments, file.state, str(file.path)),
         image_encoder=eyes.ImageEncoder(model.visual),
         text_encoder=eyes.text_encoder(model),
-        tokenizer=eyes.Tokenizer(seer.state.get("token_ids"), context, notice),
+        tokenizer=eyes.Tokenizer(seer.state.get("token_ids"), context, read),
         scheduler=make_noise(**PRIOR_NOISE),
         image_processor=eyes.image_processor(model.visual.input_resolution),
     )

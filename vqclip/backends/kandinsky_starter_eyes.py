@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import BatchEncoding, CLIPImageProcessor, CLIPTextConfig, CLIPTextModelWithProjection
 
-from vqclip.backends.kandinsky_starter import Notice
 from vqclip.job import WeightsError
 from vqclip.models import clip
 from vqclip.models.clip import tokenizer as byte_pairs  # type: ignore[attr-defined]  # renamed there, not listed
+from vqclip.starter.reading import Read
 
 
 class Tokenizer:
@@ -27,16 +27,16 @@ class Tokenizer:
     Args:
         token_ids: (K,) rising BPE ids of the table's rows; None for the full table.
         context: the longest sequence, start and end included.
-        notice: takes a line, once for each text with words whose tokens have no row; they are left out.
+        read: how the guide reads a text, in words whose tokens all have a row.
     """
 
-    def __init__(self, token_ids: Tensor | None, context: int, notice: Notice) -> None:
+    def __init__(self, token_ids: Tensor | None, context: int, read: Read) -> None:
         if token_ids is not None and bool((token_ids.diff() <= 0).any()):
             raise WeightsError("token_ids of a cut vocabulary are not in rising order")
         ids = range(clip.special_tokens()[1] + 1) if token_ids is None else token_ids.tolist()
         self._ids = list(ids)
         self._rows = {number: row for row, number in enumerate(self._ids)}
-        self._notice, self._noticed = notice, set[str]()
+        self._read = read
         self.model_max_length = context
 
     def __call__(
@@ -65,15 +65,8 @@ class Tokenizer:
         return [byte_pairs.decode([self._ids[row] for row in line]) for line in rows.tolist()]
 
     def _encode(self, text: str) -> list[int]:
-        words = [(word, byte_pairs.encode(word)) for word in re.findall(r"\S+", text)]
-        known = [ids for _, ids in words if all(number in self._rows for number in ids)]
-        strange = dict.fromkeys(word for word, ids in words if any(number not in self._rows for number in ids))
-        if strange and text not in self._noticed:
-            self._noticed.add(text)
-            self._notice(f"prompt {text[:60]!r}: this starter CLIP never saw {', '.join(strange)}; it is ignored")
         start, end = clip.special_tokens()
-        body = [number for ids in known for number in ids]
-        return [self._rows[number] for number in (start, *body, end)]
+        return [self._rows[number] for number in (start, *byte_pairs.encode(self._read(text).text), end)]
 
 
 class TextEncoder(CLIPTextModelWithProjection):  # type: ignore[no-untyped-call]  # what transformers runs for subclasses

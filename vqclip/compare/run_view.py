@@ -76,6 +76,7 @@ class RunView:
     panels: list[Panel]
     settings: list[Setting]
     changes: int
+    notices: list[str]
     warnings: list[str]
     models: list[str]
     weights: dict[str, str]
@@ -108,6 +109,7 @@ def view(folder: Path, *, film_limit: int, picture_limit: int) -> RunView:
         panels=panels({0: [found]}),
         settings=settings,
         changes=sum(setting.default is not None for setting in settings),
+        notices=facts.texts("notices"),
         warnings=facts.texts("warnings"),
         models=facts.texts("models"),
         weights=facts.words("weights"),

@@ -17,6 +17,8 @@ from torch.nn import functional as F
 
 from vqclip.job import InputError, Reading, WeightsError
 from vqclip.models.fast.clip_towers import fast_image_tower
+from vqclip.starter.reading import Read, Reader
+from vqclip.starter.words import table, vocabulary
 
 with warnings.catch_warnings():  # the package's __init__ imports pkg_resources, which announces its end
     warnings.simplefilter("ignore")
@@ -100,7 +102,7 @@ class ClipPerceptor:
         token_ids: (K,) BPE ids of the embedding's rows when the vocabulary was cut to the tokens seen
             in training (starter models), None for the full vocabulary.
         too_long: "error" or "truncate", for texts over the context length.
-        notice: called with one line when words are unknown to a cut vocabulary or a text is truncated.
+        notice: called with one line when a text is truncated; what cannot be read is for `read` to tell.
     """
 
     def __init__(
@@ -120,6 +122,7 @@ class ClipPerceptor:
         if token_ids is not None and bool((token_ids.diff() <= 0).any()):
             raise WeightsError("token_ids of a cut vocabulary are not in rising order")
         self._rows = None if token_ids is None else {int(i): row for row, i in enumerate(token_ids.tolist())}
+        self._read = reading_of(token_ids)
         self._mean = torch.tensor(MEAN, device=device).view(3, 1, 1)
         self._deviation = torch.tensor(STD, device=device).view(3, 1, 1)
 
@@ -156,7 +159,7 @@ class ClipPerceptor:
         keeps the highest row.
         """
         context = self._model.context_length
-        body = self._known(text)
+        body = tokenizer.encode(self.read(text).text)
         if len(body) > context - 2:
             given = f"{text[:60]!r} has {len(body)} tokens; this CLIP reads {context - 2}"
             if self._too_long == "error":
@@ -169,20 +172,28 @@ class ClipPerceptor:
         return row
 
     def read(self, text: str) -> Reading:
-        """What a cut vocabulary makes of a text: words with a token that was never trained are left out."""
-        if self._rows is None:
-            return Reading(text)
-        words = re.findall(r"\S+", text)
-        unread = [word for word in words if not all(i in self._rows for i in tokenizer.encode(word))]
-        return Reading(" ".join(word for word in words if word not in unread), unread=tuple(dict.fromkeys(unread)))
+        """What a cut vocabulary makes of a text (see `vqclip.starter.reading`); a full one reads it as it is."""
+        return self._read(text)
 
-    def _known(self, text: str) -> list[int]:
-        """BPE ids of the text as it is read; words that cannot be read are named."""
-        reading = self.read(text)
-        if reading.unread:
-            named = ", ".join(reading.unread)
-            self._notice(f"prompt {text[:60]!r}: this starter CLIP never saw {named}; it is ignored")
-        return list(tokenizer.encode(reading.text))
+
+def reading_of(token_ids: Tensor | None) -> Read:
+    """How a text is read with a vocabulary that was cut to these BPE ids, (K,); None is the full vocabulary.
+
+    A word is known when it has all its tokens and was one of the captions' words, or is one token that is no mere
+    part of those.
+    """
+    if token_ids is None:
+        return Reading
+    rows, words = frozenset(token_ids.tolist()), vocabulary()["words"]
+    spelt = [ids for ids in (tokenizer.encode(word) for word in words) if len(ids) > 1]
+    parts = {number for ids in spelt for number in ids}
+
+    def knows(word: str) -> bool:
+        ids = tokenizer.encode(word)
+        whole = word in words or (len(ids) == 1 and ids[0] not in parts)
+        return whole and all(number in rows for number in ids)
+
+    return Reader(knows, table())
 
 
 @cache
