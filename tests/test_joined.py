@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from vqclip.backends.joined import as_one, texts
 from vqclip.backends.wishes import Guidance
-from vqclip.job import Job, Prompt
+from vqclip.job import Job, Prompt, Reading
 from vqclip.losses import View
 from vqclip.starter import concepts
 
@@ -24,14 +24,17 @@ class Reader:
 
     def __init__(self, width: int) -> None:
         self.width = width
-        self.read: list[str] = []
+        self.asked: list[str] = []
 
     def raw(self, text: str) -> Tensor:
         rng = torch.Generator().manual_seed(sum(map(ord, text)) * 31 + self.width)
         return torch.randn(self.width, generator=rng, dtype=torch.float64) * (1 + len(text) % 5)
 
+    def read(self, text: str) -> Reading:
+        return Reading(text)
+
     def embed_text(self, texts: Sequence[str], *, unit: bool = True) -> Tensor:
-        self.read += texts
+        self.asked += texts
         rows = torch.stack([self.raw(text) for text in texts])
         return F.normalize(rows, dim=1) if unit else rows
 
@@ -66,7 +69,7 @@ def test_extras_are_added_to_every_include_as_they_are_and_excludes_are_one_text
     assert float(found["include: apple"]) == pytest.approx(-cosine(eye.raw("apple") + style, embeds), abs=1e-12)
     assert float(found["include: a pear"]) == pytest.approx(-2 * cosine(eye.raw("a pear") + style, embeds), abs=1e-12)
     assert float(found["exclude: text, a face"]) == pytest.approx(0.5 * cosine(eye.raw("text, a face"), embeds))
-    assert set(eye.read) == set(texts(job))
+    assert set(eye.asked) == set(texts(job))
 
 
 def test_each_guide_of_an_ensemble_joins_in_its_own_space() -> None:

@@ -207,3 +207,15 @@ def test_looks_are_terms_of_the_picture_and_unread_ones_of_it_alone() -> None:
     job = Job((Prompt("apple"),), (), (Prompt("flat"),))
     assert list(areas(job, exclude=1.0, extras=1.0, settled=0)) == ["extras: flat (area)"]
     assert Guidance([Deaf()], [1.0]).extras(job, 1.0, settled=0) == {}
+
+
+def test_an_exclude_or_extra_of_which_nothing_is_read_does_not_steer() -> None:
+    class Starter(Cone):
+        def read(self, text: str) -> Reading:
+            return Reading({"zyx": "", "crimson": "red"}.get(text, text))
+
+    guidance = Guidance([Starter()], [1.0], 1.0)
+    job = Job((Prompt("apple"),), (Prompt("zyx"), Prompt("crimson")), (Prompt("zyx"), Prompt("oil")))
+    assert list(guidance.roles_off(job, 1.0, settled=0)) == list(guidance.pushes(job, 1.0)) == ["exclude: crimson"]
+    assert list(guidance.extras(job, 1.0, settled=0)) == ["extras: oil"]
+    assert list(areas(job, exclude=1.0, extras=1.0, settled=0, said=guidance.said)) == ["exclude: red (area)"]

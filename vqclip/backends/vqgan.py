@@ -194,7 +194,9 @@ class VQGANBackend:
         job = replace(job, exclude=tuple(stopped))
         prompts, off = self._guidance, recipe.exclude
         pictures = prompts.resembles(recipe.images)
-        spots = areas(job, exclude=off * recipe.area, extras=recipe.extras * recipe.area, settled=settled)
+        spots = areas(
+            job, exclude=off * recipe.area, extras=recipe.extras * recipe.area, settled=settled, said=prompts.said
+        )
         if recipe.join == "features":
             return losses.Losses(prompts.joined(job, exclude=off, extras=recipe.extras) | pictures, spots)
         pushes = prompts.roles_off(job, off, settled=settled) if recipe.roles else prompts.pushes(job, off)

@@ -42,6 +42,14 @@ class Guidance:
     ) -> None:  # fmt: skip
         self._guides, self._weights, self._emphasis, self._distance = guides, weights, emphasis, distance
 
+    def said(self, text: str) -> str:
+        """A text as the first guide reads it: "crimson" is "red" to the starter guide; "" where it reads nothing."""
+        return self._guides[0].read(text).text
+
+    def _read(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+        """The prompts of which a guide reads something: an empty text steers, but nowhere that was asked for."""
+        return [prompt for prompt in prompts if any(guide.read(prompt.text).text for guide in self._guides)]
+
     def pulls(self, kind: str, prompts: Sequence[Prompt], factor: float = 1.0) -> Wishes:
         """A term for each prompt of a kind ("include", "extras") that counts: towards its text."""
         return self._terms(kind, prompts, factor, losses.attract)
@@ -59,7 +67,7 @@ class Guidance:
 
     def pushes(self, job: Job, factor: float) -> Wishes:
         """A term for each exclude: away from its text alone, without end or up to its stop."""
-        return self._terms("exclude", job.exclude, factor, losses.repel)
+        return self._terms("exclude", self._read(job.exclude), factor, losses.repel)
 
     def roles_off(self, job: Job, factor: float, *, settled: int) -> Wishes:
         """A term for each exclude: away from every role of its words, each while it is there.
@@ -70,13 +78,14 @@ class Guidance:
         replaces both ends.
         """
         terms: Wishes = {}
-        include = [prompt.text for prompt in job.include]
+        include = [self.said(prompt.text) for prompt in job.include]
         keep = self._kept(job)
-        for prompt in job.exclude:
+        for prompt in self._read(job.exclude):
             weight = prompt.weight * factor
             if weight <= 0:
                 continue
-            found = roles(prompt.text, include)
+            said = self.said(prompt.text)
+            found = roles(said, include)
             ways = [away(guide, found, kept) for guide, kept in zip(self._guides, keep, strict=True)]
             lines = [way.directions for way in ways]
             if prompt.stop is None:
@@ -84,7 +93,7 @@ class Guidance:
             else:
                 stops = [torch.full_like(way.slopes, prompt.stop) for way in ways]
             term = losses.avoid(lines, stops, self._weights, weight=weight, first=settled)
-            if prompt.stop is None and not colours_in(prompt.text):
+            if prompt.stop is None and not colours_in(said):
                 ends = [way.stops(GONE) for way in ways]
                 gentle = losses.avoid(lines, ends, self._weights, weight=_GENTLE * weight, first=settled)
                 term = losses.together(term, gentle)
@@ -98,7 +107,7 @@ class Guidance:
         like those of excludes, and the pull ends where the picture has it. Guides that cannot read it are not asked.
         """
         terms: Wishes = {}
-        for prompt in job.extras:
+        for prompt in self._read(job.extras):
             if not is_look(prompt.text):
                 terms |= self._terms("extras", (prompt,), factor, losses.attract, taken=terms)
             elif prompt.weight * factor > 0 and not any(guide.read(prompt.text).unread for guide in self._guides):
@@ -165,7 +174,9 @@ def is_look(text: str) -> bool:
     return look_of(text) is not None or len(colours_in(text)) > 1
 
 
-def areas(job: Job, *, exclude: float, extras: float, settled: int) -> Wishes:
+def areas(
+    job: Job, *, exclude: float, extras: float, settled: int, said: Callable[[str], str] = str
+) -> Wishes:
     """Terms over the picture itself for prompts that name nothing but colours.
 
     An excluded colour leaves the picture's areas, from the step `settled` on: a guide sees colours of things and of
@@ -174,7 +185,7 @@ def areas(job: Job, *, exclude: float, extras: float, settled: int) -> Wishes:
     """
     terms: Wishes = {}
     for prompt in job.exclude:
-        for word in colours_in(prompt.text):
+        for word in colours_in(prompt.text) or colours_in(said(prompt.text)):
             if prompt.weight * exclude > 0:
                 term = losses.unpaint(word, prompt.weight * exclude, spare=_SPARE, first=settled)
                 terms[_unused(f"exclude: {word} (area)", terms)] = term
