@@ -28,9 +28,9 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 ROOMS = [
     {"cli", "cli_models", "__main__"},
     {"api", "contest"},
-    {"run"},
+    {"run", "session"},
     {"assemble", "makers", "makers_diffusion", "perceptors", "place"},
-    {"progress", "terminal", "preflight", "backends", "record", "compare"},
+    {"progress", "terminal", "viewer", "preflight", "backends", "record", "compare"},
     {"optimize", "annealing", "descent", "models", "memory", "tally"},
     {"losses", "crops", "augment", "images"},
     {"config", "document", "layers", "schema", "keys", "presets"},
@@ -55,7 +55,7 @@ ONLY_IN = {
     "omegaconf": {"config.py"},
 }
 CONFIG = {"config", "layers", "schema", "keys", "presets"}  # `document` only reads bounded text; others may use it
-MAY_SEE_CONFIG = CONFIG | {"contest", "run", "assemble", "makers", "makers_diffusion", "cli", "__init__"}
+MAY_SEE_CONFIG = CONFIG | {"contest", "run", "session", "assemble", "makers", "makers_diffusion", "cli", "__init__"}
 
 
 def name(path: Path) -> str:
