@@ -14,9 +14,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = ["README.md", *(f"docs/{each.name}" for each in sorted((ROOT / "docs").glob("*.md")))]
 CONFIGS = [f"configs/{each.name}" for each in sorted((ROOT / "configs").glob("*.yaml"))]
-COPIED = [
-    "vqclip", "configs", "benchmarks", "training", "tests", "pyproject.toml", "requirements.txt", "README.md", "LICENSE",
-]  # fmt: skip
+COPIED = ["vqclip", "configs", "benchmarks", "training", "tests", "pyproject.toml", "requirements.txt", "README.md"]
+COPIED += ["LICENSE"]
 PROGRAM = r"(?:python|pip|vqclip) "
 
 # Two steps of one try make any run quick; of a comparison one prompt and one seed. What is finished stays as it is.

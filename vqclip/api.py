@@ -121,10 +121,8 @@ def steps(include: Any = None, exclude: Any = (), extras: Any = (), **settings: 
         InputError, WeightsError: as `generate`; also for another backend than vqgan (diffusion owns its own loop), and
         for settings of a run folder, which only `generate` makes.
     """
-    session = Session.of({"include": include, "exclude": exclude, "extras": extras, **settings})
+    session = Session.of({"include": include, "exclude": exclude, "extras": extras, **settings}, files=False)
     backend = session.studio.backend
     if not isinstance(backend, VQGANBackend):
         raise InputError("backend: steps are for vqgan; generate() makes pictures with every backend")
-    if session.wants:
-        raise InputError(f"settings: {session.wants[0]}: steps() writes no files; generate() makes a run folder")
     return backend.steps(session.job)

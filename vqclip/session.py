@@ -30,17 +30,20 @@ class Session:
     wants: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> Session:
+    def of(cls, settings: Mapping[str, Any], *, files: bool = True) -> Session:
         """Check keyword settings like a config file and load their models; None means the default.
 
         Raises:
-            InputError: a setting that is unknown, given twice or not allowed. WeightsError: unusable weights.
+            InputError: a setting that is unknown, given twice or not allowed, or without `files` one that asks for a
+                run folder. WeightsError: unusable weights.
         """
         given = nested({key: value for key, value in settings.items() if value is not None})
         config = configs.from_mapping(given, source="settings")
         if config.prompts:
             raise InputError("settings: `prompts` makes several pictures; call once per picture")
         wants = tuple(key for key in RECORDED if key in given)
+        if wants and not files:
+            raise InputError(f"settings: {wants[0]}: steps() writes no files; generate() makes a run folder")
         for key in () if wants else sorted(given.keys() & set(LOGGED)):
             warnings.warn(f"{key} has no effect without a run folder; name, outputs or video makes one", stacklevel=3)
         return cls(open_studio(config), config, wants)
