@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import shutil
+import site
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -94,7 +95,7 @@ class Shell:
             "PATH": os.pathsep.join([str(programs), str(self.installed / "bin"), os.environ["PATH"]]),
             "PYTHONPATH": str(self.installed), "PYTHONDONTWRITEBYTECODE": "1", "OMP_WAIT_POLICY": "PASSIVE",
             "VQCLIP_HOME": str(folder / "store"), "HF_HOME": str(folder / "hub"), "VQCLIP_OFFLINE": "1",
-            "XDG_CACHE_HOME": str(folder / "cache"), "HOME": str(folder),
+            "XDG_CACHE_HOME": str(folder / "cache"), "HOME": str(folder), "PYTHONUSERBASE": site.getuserbase(),
         }  # fmt: skip
 
     def install(self) -> None:
@@ -103,7 +104,7 @@ class Shell:
             sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps",
             "--no-build-isolation", "--no-index", "--target", self.installed, ".",
         ]  # fmt: skip
-        done = subprocess.run(command, cwd=self.checkout, capture_output=True, text=True, timeout=600)
+        done = subprocess.run(command, cwd=self.checkout, capture_output=True, text=True, timeout=1800)
         assert done.returncode == 0, done.stderr
         shutil.rmtree(self.checkout / "build", ignore_errors=True)
 
@@ -111,7 +112,7 @@ class Shell:
         """What bash makes of one line, in the checkout unless told otherwise."""
         return subprocess.run(
             ["bash", "-c", line], cwd=folder or self.checkout, env=self.environment, capture_output=True, text=True,
-            timeout=600,
+            timeout=1800,
         )  # fmt: skip
 
     def follow(self, command: Command) -> subprocess.CompletedProcess[str]:

@@ -41,16 +41,16 @@ def test_other_systems_have_their_own_opener(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize(
-    ("body", "shown"),
-    [('printf %s "$1" > "$0.asked"', True), ("exit 3", False), ("exec sleep 5", True)],
+    ("body", "patience", "shown"),
+    [('printf %s "$1" > "$0.asked"', 60, True), ("exit 3", 60, False), ("exec sleep 5", 0.1, True)],
     ids=["opens", "finds no viewer", "is the viewer"],
 )
 def test_the_openers_answer_counts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, *, shown: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, patience: float, *, shown: bool
 ) -> None:
     program = stand_in(tmp_path / "bin", "xdg-open", body)
     monkeypatch.setattr(viewer, "opener", lambda _platform, _environ: str(program))
-    monkeypatch.setattr(viewer, "PATIENCE", 1.0)
+    monkeypatch.setattr(viewer, "PATIENCE", patience)
     monkeypatch.chdir(tmp_path)
     assert viewer.show(Path("-rf.png")) is shown
     if "asked" in body:
