@@ -3,22 +3,39 @@
 from __future__ import annotations
 
 import ast
+import html
 import os
 import re
-import shlex
+import shutil
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from tests.documented import (
+    CONFIGS,
+    DOCUMENTS,
+    Command,
+    Shell,
+    commands,
+    each_once,
+    needs_weights,
+    package_files,
+    python_blocks,
+)
 from tests.tiny_kandinsky import tiny_decoder, tiny_prior
 from tests.tiny_stable_diffusion import parts, pipeline
+from vqclip import api, viewer
 from vqclip.cli import main
 from vqclip.config import load
 from vqclip.models.catalogue import entry
 from vqclip.models.weights import KINDS
+from vqclip.record import metadata
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "vqclip"
@@ -28,9 +45,9 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 ROOMS = [
     {"cli", "cli_models", "__main__"},
     {"api", "contest"},
-    {"run"},
+    {"run", "session"},
     {"assemble", "makers", "makers_diffusion", "perceptors", "place"},
-    {"progress", "terminal", "preflight", "backends", "record", "compare"},
+    {"progress", "terminal", "viewer", "preflight", "backends", "record", "compare"},
     {"optimize", "annealing", "descent", "models", "memory", "tally"},
     {"losses", "colours", "looks", "crops", "padded", "augment", "images"},
     {"config", "document", "layers", "schema", "keys", "presets"},
@@ -55,7 +72,12 @@ ONLY_IN = {
     "omegaconf": {"config.py"},
 }
 CONFIG = {"config", "layers", "schema", "keys", "presets"}  # `document` only reads bounded text; others may use it
-MAY_SEE_CONFIG = CONFIG | {"contest", "run", "assemble", "makers", "makers_diffusion", "cli", "__init__"}
+MAY_SEE_CONFIG = CONFIG | {"contest", "run", "session", "assemble", "makers", "makers_diffusion", "cli", "__init__"}
+
+
+def pixels(path: Path) -> bytes:
+    with Image.open(path) as picture:
+        return picture.tobytes()
 
 
 def name(path: Path) -> str:
@@ -167,9 +189,8 @@ assert before == after, [i for i, (a, b) in enumerate(zip(before, after)) if a !
     assert list(tmp_path.iterdir()) == []
 
 
-# Two steps of everything; of a comparison one prompt and one seed.
+# Two steps of everything.
 TWO = ["steps=2", "kandinsky.steps=2", "kandinsky.prior_steps=2", "stable_diffusion.steps=2", "kandinsky.strength=1"]
-SHORT = {"run": TWO, "rerun": TWO, "compare": [*TWO, 'prompts=["red apple"]', "seeds=1"]}
 
 
 @pytest.fixture(scope="module")
@@ -182,73 +203,132 @@ def pipelines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {"kandinsky": folder / "kandinsky", "stable-diffusion": folder / "stable-diffusion"}
 
 
-def vqclip(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [sys.executable, "-m", "vqclip", *arguments],
-        cwd=cwd,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
-@pytest.mark.parametrize("config", sorted(ROOT.glob("configs/*.yaml")), ids=lambda path: path.name)
-def test_every_shipped_config_runs_two_steps(
-    config: Path, tmp_path: Path, weight_files: dict[str, Path], pipelines: dict[str, Path]
-) -> None:
-    text = config.read_text(encoding="utf-8")
-    assert text.startswith("# "), f"{config.name} does not say what it makes"
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_shipped_config_says_what_it_makes_and_its_command(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert text.startswith("# "), f"{name} does not say what it makes"
     verb = "compare" if re.search(r"^variants:", text, flags=re.MULTILINE) else "run"
-    assert f"vqclip {verb} configs/{config.name}" in text, f"{config.name} does not show its command"
-    stand_ins = []
-    if re.search(r"^generator:", text, flags=re.MULTILINE):  # full-size weights are not shipped
-        stand_ins = [f"generator={weight_files['generator']}", f'guides=["{weight_files["guide"]}"]', "size=64,64"]
+    assert ["vqclip", verb, name] in [command.words for command in commands(name)]
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if needs_weights(Command(f"vqclip run {name}", name))])
+def test_configs_of_full_size_weights_run_two_steps_with_tiny_ones(
+    name: str, tmp_path: Path, weight_files: dict[str, Path], pipelines: dict[str, Path]
+) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    if re.search(r"^generator:", text, flags=re.MULTILINE):
+        stand_ins = [f"generator={weight_files['generator']}", f'guides=["{weight_files["guide"]}"]']
         stand_ins += [f"judge={weight_files['judge']}"] if re.search(r"^judge:", text, flags=re.MULTILINE) else []
-    if re.search(r"^  prior: ", text, flags=re.MULTILINE):
-        stand_ins = [*(f"kandinsky.{part}={pipelines['kandinsky']}" for part in ("prior", "decoder")), "size=64,64"]
-    if re.search(r"^stable_diffusion:", text, flags=re.MULTILINE):
-        stand_ins = [f"stable_diffusion.model={pipelines['stable-diffusion']}", "size=64,64"]
-    assert main([verb, str(config), *SHORT[verb], f"outputs={tmp_path}", "--progress", "none", *stand_ins]) == 0
-    made = "cells/*/*/final.png" if verb == "compare" else "final.png"
-    assert sorted(path.name for path in tmp_path.glob(f"*/{made}"))
+    elif re.search(r"^  prior: ", text, flags=re.MULTILINE):
+        stand_ins = [f"kandinsky.{part}={pipelines['kandinsky']}" for part in ("prior", "decoder")]
+    else:
+        stand_ins = [f"stable_diffusion.model={pipelines['stable-diffusion']}"]
+    settings = [*TWO, "size=64,64", f"outputs={tmp_path}", *stand_ins]
+    assert main(["run", str(ROOT / name), *settings, "--progress", "none"]) == 0
+    assert sorted(path.name for path in tmp_path.glob("*/final.png"))
 
 
-def documented() -> list[str]:
-    """Every vqclip command in the README's shell blocks."""
-    blocks = re.findall(
-        r"```(?:sh|bash|console)\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL
-    )
-    lines = [line.split("&&")[-1].strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    return [line for line in lines if line.startswith("python -m vqclip")]
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
+    folder = tmp_path_factory.mktemp("shell")
+    opened = Shell(folder)
+    opened.install()
+    yield opened
+    shutil.rmtree(folder)  # a hundred megabytes
 
 
-def test_the_readme_shows_the_commands() -> None:
-    verbs = {shlex.split(line)[3] for line in documented()}
-    assert {"run", "rerun", "compare", "video", "config"} <= verbs
+def test_installing_takes_the_whole_package_along(shell: Shell) -> None:
+    """Starter models, presets, catalogue, templates; and the command starts from them, in any folder."""
+    assert package_files(shell.installed) == package_files(shell.checkout)
+    done = shell.type("vqclip --version && python -c 'import vqclip; print(vqclip.__file__)'", shell.installed.parent)
+    assert done.returncode == 0, done.stderr
+    assert str(shell.installed) in done.stdout
 
 
-def test_readme_commands_run(tmp_path: Path, weight_files: dict[str, Path]) -> None:
-    """In order, in one folder, shortened to two steps; paths of full-size weights are stood in for."""
-    (tmp_path / "configs").symlink_to(ROOT / "configs")
-    for line in documented():
-        arguments = shlex.split(line, comments=True)[3:]
-        if arguments[0] in SHORT:
-            finished = arguments[0] == "compare" and "outputs/RUN" in arguments  # nothing is drawn anew
-            arguments += [*([] if finished else SHORT[arguments[0]]), "--progress", "none"]
-        arguments = [_stand_in(argument, tmp_path, weight_files) for argument in arguments]
-        done = vqclip(*arguments, cwd=tmp_path)
-        assert done.returncode == 0, f"{line}\n{done.stderr}"
+def test_readme_commands_run(shell: Shell) -> None:
+    """In order, in the checkout; then what the page of one of these runs says, in the folder of that page."""
+    said = {tuple(command.words): shell.follow(command).stdout for command in commands("README.md")}
+    assert {"run", "rerun", "compare", "video", "config", "models"} <= {words[1] for words in said if len(words) > 1}
+    told = [shell.checkout / line for line in said["vqclip", "run", "configs/quickstart.yaml"].splitlines()]
+    assert [path.name for path in told] == ["final.png", "progress.mp4", "report.html"]
+    assert all(path.stat().st_size > 0 for path in told)
+
+    apple = shell.checkout / "outputs" / "apple"
+    page = (apple / "report.html").read_text(encoding="utf-8")
+    (again,) = re.findall(r"<pre[^>]*><code>(vqclip [^<]*)</code></pre>", page)
+    repeated = shell.type(html.unescape(again), apple)
+    assert repeated.returncode == 0, repeated.stderr
+    by_page = apple / repeated.stdout.splitlines()[0]
+    by_readme = shell.checkout / said["vqclip", "rerun", "outputs/apple/final.png"].splitlines()[0]
+    assert pixels(by_page) == pixels(by_readme) == pixels(apple / "final.png")
 
 
-def _stand_in(argument: str, folder: Path, files: dict[str, Path]) -> str:
-    """Stand-ins: `outputs/<run>` is the newest run so far, OTHER-RUN the first one; weights become tiny files."""
-    runs = sorted((path.parent for path in folder.glob("outputs/*/run.json")), key=lambda path: path.stat().st_mtime)
-    first, newest = (str(path.relative_to(folder)) for path in ([runs[0], runs[-1]] if runs else [folder, folder]))
-    argument = re.sub(r"outputs/<run>|outputs/RUN", newest, argument).replace("outputs/OTHER-RUN", first)
-    argument = re.sub(r"[^=\"\[]*vqgan[^=\"]*\.ckpt", str(files["generator"]), argument)
-    return re.sub(r"[^=\"\[]*ViT-B-32[^=\"\]]*\.pt", str(files["guide"]), argument)
+def test_commands_of_docs_and_configs_run(shell: Shell) -> None:
+    """Two at a time. Measurements and trainings take long and only have to know the options that are shown."""
+    shown = {name: commands(name) for name in [*DOCUMENTS[1:], *CONFIGS]}
+    assert all(shown.values())
+    readme = [command.words for command in commands("README.md")]
+    found = each_once([command for each in shown.values() for command in each])
+    others = [command for command in found if command.words not in readme]
+    with ThreadPoolExecutor(2) as pool:
+        for _ in pool.map(shell.follow, others):
+            pass
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "python -m vqclip rerun outputs/<run>/final.png",  # a redirection: `run` is no file
+        "python -m vqclip video outputs/RUN",
+        "python -m vqclip run include=a red apple",
+        "python -m vqclip draw",
+        "python -m benchmarks.gallery --propmts 60",
+        "pip install -r requirements-dev.txt",
+        "pip install nothing-of-ours",
+    ],
+)
+def test_commands_that_do_not_work_as_pasted_are_found(shell: Shell, line: str) -> None:
+    with pytest.raises(AssertionError, match="README.md:1"):
+        shell.follow(Command(line, "README.md:1"))
+
+
+def test_commands_are_found_in_every_form() -> None:
+    names = ("README.md", "docs/gallery.md", "configs/coco.yaml")
+    found = {command.text for name in names for command in commands(name)}
+    assert found >= {
+        "pip install -r requirements.txt && python -m pytest",  # a shell block
+        "python -m benchmarks.gallery --prompts 60 --shown 36",  # indented
+        "python -m benchmarks.commands",  # inline
+        "python -m vqclip run configs/coco.yaml", "python -m vqclip models list",  # a comment, and inline in one
+    }  # fmt: skip
+    assert not any("vqclip rerun apple.png" in text for text in found)  # a Python comment
+
+
+def test_the_readme_s_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it stands, but for settings that make it quick."""
+    quick = {"steps": 2, "tries": 1, "crops.count": 2, "threads": 1}
+    for verb in ("generate", "steps"):
+        made = getattr(api, verb)
+        monkeypatch.setattr(api, verb, lambda made=made, **settings: made(**(settings | quick)))
+    opened: list[Path] = []
+    monkeypatch.setattr(viewer, "show", lambda path: not opened.append(path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    blocks = python_blocks("README.md")
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), {})
+    assert "vqclip.steps(" in "".join(blocks)
+    assert len(opened) == 1
+    run = tmp_path / "outputs" / "from-python"
+    assert {"final.png", "progress.mp4", "report.html"} <= {path.name for path in run.iterdir()}
+    assert metadata.read(tmp_path / "apple.png")["config"]["exclude"][0]["text"] == "yellow"
+
+
+def test_the_readme_s_yaml_is_a_config(tmp_path: Path) -> None:
+    (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    path = tmp_path / "readme.yaml"
+    path.write_text(block, encoding="utf-8")
+    assert load(path).config.steps == 200
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("configs/*.yaml")), ids=lambda path: path.name)

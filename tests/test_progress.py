@@ -72,9 +72,14 @@ def play(display: Quiet, folder: Path, *, steps: int = 20) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    for name in ("final.png", "progress.mp4"):
+    for name in ("final.png", "progress.mp4", "report.html", "run.json"):
         (tmp_path / name).write_bytes(b"")
     return tmp_path
+
+
+def shown_of(folder: Path) -> list[str]:
+    """What is told to be there: the picture, the film and the page, in this order."""
+    return [str(folder / name) for name in ("final.png", "progress.mp4", "report.html")]
 
 
 @pytest.mark.parametrize("kind", [Quiet, Plain, Preview, Rich])
@@ -82,7 +87,7 @@ def folder(tmp_path: Path) -> Path:
 def test_paths_go_to_stdout_and_nothing_raw_to_stderr(kind: type[Quiet], folder: Path, *, terminal: bool) -> None:
     out, err = Screen(), Screen(terminal=terminal)
     play(kind(out, err), folder)
-    assert out.getvalue() == f"{folder / 'final.png'}\n{folder / 'progress.mp4'}\n"
+    assert out.getvalue().splitlines() == shown_of(folder)
     shown = err.getvalue()
     for raw in ("\x1b[2J", "half\x1b", "\u202e"):
         assert raw not in shown
@@ -96,7 +101,7 @@ def test_quiet_leaves_only_the_paths(folder: Path) -> None:
     out, err = Screen(), Screen(terminal=True)
     play(choose("auto", preview="ansi", quiet=True, out=out, err=err, environ={}), folder)
     assert err.getvalue() == ""
-    assert out.getvalue().splitlines() == [str(folder / "final.png"), str(folder / "progress.mp4")]
+    assert out.getvalue().splitlines() == shown_of(folder)
 
 
 def test_plain_lines_come_every_few_seconds_and_at_the_end(folder: Path) -> None:
@@ -131,7 +136,7 @@ def test_json_is_one_event_a_line_on_stdout_only(folder: Path) -> None:
     assert events[1]["total"] == 0.75
     assert events[2]["terms"] is None
     assert events[-1]["terms"] == {"include": None}  # nan
-    assert events[-1]["files"] == [str(folder / "final.png"), str(folder / "progress.mp4")]
+    assert events[-1]["files"] == shown_of(folder)
     assert events[-1]["verdict"]["rank"] == 3
     assert out.getvalue().isascii()
     assert err.getvalue() == ""

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vqclip.api import generate, steps
+    from vqclip.api import Picture, generate, steps
     from vqclip.config import load as load_config
     from vqclip.job import InputError, Job, Prompt, ResourceError, Result, Step, Verdict, WeightsError
 
@@ -20,6 +20,7 @@ __version__ = "0.1.0"
 __all__ = [
     "InputError",
     "Job",
+    "Picture",
     "Prompt",
     "ResourceError",
     "Result",
@@ -33,7 +34,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("generate", "steps"):
+    if name in ("Picture", "generate", "steps"):
         from vqclip import api
 
         return getattr(api, name)
@@ -46,3 +47,7 @@ def __getattr__(name: str) -> Any:
 
         return getattr(job, name)
     raise AttributeError(f"module 'vqclip' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])

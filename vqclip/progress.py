@@ -230,10 +230,10 @@ def choose(kind: str, *, preview: str, quiet: bool, out: IO[str], err: IO[str], 
 
 
 def written(result: Result) -> list[Path]:
-    """The picture and the videos of a finished run, as far as they exist."""
+    """The picture, the videos and the page of a finished run, as far as they exist."""
     if result.folder is None:
         return []
-    names = ("final.png", "progress.mp4", "progress.gif", "progress.webp")
+    names = ("final.png", "progress.mp4", "progress.gif", "progress.webp", "report.html")
     return [result.folder / name for name in names if (result.folder / name).is_file()]
 
 

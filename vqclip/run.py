@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 import signal
 import threading
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ import torch
 from vqclip import config as configs
 from vqclip.assemble import Studio, once, open_studio
 from vqclip.backends.vqgan import VQGANBackend
-from vqclip.compare.judge import Judge
 from vqclip.compare.page import write_run_page
 from vqclip.compare.variants import flat
 from vqclip.config import Config, Loaded
@@ -40,30 +38,6 @@ class Interrupted(KeyboardInterrupt):
         self.folder = folder
 
 
-@dataclass(frozen=True)
-class Session:
-    """One picture without a run folder: the models, the job and its judge."""
-
-    studio: Studio
-    job: Job
-
-    @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> Session:
-        """Check keyword settings like a config file and load their models; None means the default."""
-        given = {key: value for key, value in settings.items() if value is not None}
-        config = configs.from_mapping(given, source="settings")
-        if config.prompts:
-            raise InputError("settings: `prompts` makes several pictures; call once per picture")
-        session = cls(open_studio(config), job_of(config))
-        for notice in session.studio.notices(session.job):
-            warnings.warn(notice, stacklevel=3)
-        return session
-
-    def judge(self) -> Judge | None:
-        """The judge of this job's prompts, None when the config names no judge."""
-        return self.studio.judge_of(self.job)
-
-
 def run(loaded: Loaded, progress: Progress, studio: Studio | None = None) -> list[Result]:
     """Make every picture of a config, each in a run folder of its own, models loaded once.
 
@@ -74,15 +48,15 @@ def run(loaded: Loaded, progress: Progress, studio: Studio | None = None) -> lis
     """
     studio = studio or open_studio(loaded.config, progress.note)
     say = once(progress.note)
-    singles = _singles(loaded.config)
-    for single in singles:
+    pictures = singles(loaded.config)
+    for single in pictures:
         studio.backend.check(job_of(single))
-    _forecast(studio, singles[0], progress)
+    _forecast(studio, pictures[0], progress)
     results = []
     with stop_on_signal() as stop:
-        for number, single in enumerate(singles, start=1):
+        for number, single in enumerate(pictures, start=1):
             text = loaded.text or configs.to_yaml(loaded.config)
-            place = (number, len(singles))
+            place = (number, len(pictures))
             results.append(make_picture(single, text, studio, progress, stop=stop, number=place, say=say))
     return results
 
@@ -129,7 +103,7 @@ def _forecast(studio: Studio, single: Config, progress: Progress) -> None:
     progress.note(forecast.line)
 
 
-def _singles(config: Config) -> list[Config]:
+def singles(config: Config) -> list[Config]:
     """One complete config per picture: what a run folder and the picture itself record."""
     pictures = configs.pictures(config)
     numbered = config.name is not None and len(pictures) > 1
