@@ -94,13 +94,15 @@ def test_short_forms_lead_back_to_the_same_prompts_or_are_refused(
     path.write_text(to_yaml(exact), encoding="utf-8", newline="")
     assert load(path).config == exact
     assert exact.include == (Prompt(one),)
+    problem = ""
     try:
         read = load(None, [f"include={one}", f"extras={two}"]).config
     except InputError as refused:
-        assert str(refused) == clean(str(refused))
-        return
+        read, problem = exact, str(refused)
     path.write_text(to_yaml(read), encoding="utf-8", newline="")
-    assert load(path).config == read == from_mapping({"include": one, "extras": two}, "m")
+    assert load(path).config == read
+    assert problem == clean(problem)
+    assert problem or from_mapping({"include": one, "extras": two}, "m") == read
 
 
 def accepted(make: Callable[[], Config]) -> None:

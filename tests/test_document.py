@@ -199,10 +199,10 @@ def test_flow_reads_one_list_or_mapping_of_json_or_yaml() -> None:
     ],
 )  # fmt: skip
 def test_flow_refuses_what_parse_refuses_in_one_line_at_once(text: str) -> None:
-    begun = time.perf_counter()
+    begun = time.process_time()
     with pytest.raises(InputError) as refusal:
         flow(text, "override", records=True)
-    assert time.perf_counter() - begun < 1
+    assert time.process_time() - begun < 1
     assert str(refusal.value).startswith("override: ")
     assert str(refusal.value).isprintable()
 

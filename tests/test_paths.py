@@ -19,7 +19,8 @@ from vqclip.paths import is_path, resolve
         ("open_clip:ViT-B-32@tag:w/a.pt", "weights", "open_clip:ViT-B-32@tag:{}/w/a.pt"),
         ("open_clip:ViT-B-32:RN50", "weights", "open_clip:ViT-B-32:RN50"), ("open_clip:", "weights", "open_clip:"),
         ("kandinsky-2.2", "pipeline", "kandinsky-2.2"), ("owner/name@abc", "pipeline", "owner/name@abc"),
-        ("folder", "pipeline", "{}/folder"), ("folder/prior", "pipeline", "{}/folder/prior"), ("a/b/c", "pipeline", "{}/a/b/c"),
+        ("folder", "pipeline", "{}/folder"), ("folder/prior", "pipeline", "{}/folder/prior"),
+        ("a/b/c", "pipeline", "{}/a/b/c"),
     ],
 )  # fmt: skip
 def test_values_are_resolved_by_their_kind(tmp_path: Path, value: str, kind: str, wanted: str) -> None:

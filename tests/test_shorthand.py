@@ -53,6 +53,6 @@ def test_nothing_is_lost(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["1" * 60000, "a:" + "1" * 60000 + "x", ":" * 60000, "a:1" * 20000, "a|" * 30000])
 def test_long_texts_take_no_time(text: str) -> None:
-    begun = time.perf_counter()
+    begun = time.process_time()
     split(text)
-    assert time.perf_counter() - begun < 0.5
+    assert time.process_time() - begun < 0.5
