@@ -91,6 +91,17 @@ def test_keys_with_one_reason_are_one_line(tmp_path: Path) -> None:
     }
 
 
+def test_settings_that_spoil_a_picture_are_said_where_they_work() -> None:
+    (line,) = said("crops.overview=0", "crops.scale=.2,.4")
+    assert line.startswith("override: crops.overview: no crop shows more than half of the picture")
+    assert said("crops.overview=0") == []
+    (line,) = said("average=0.9")
+    assert line.startswith("override: average: the mean of so many latents")
+    assert said("average=0.9", "denoiser.model=none") == []
+    (line,) = said("average=0.9", "backend=kandinsky")
+    assert "has no effect" in line
+
+
 def test_of_a_comparison_only_what_no_variant_uses_is_said() -> None:
     loaded = load(None, ["include=a", "seeds=3", "kandinsky.steps=3", "stable_diffusion.steps=3", "steps=4"])
     columns = [dataclasses.replace(loaded.config, backend=backend) for backend in ("vqgan", "kandinsky")]

