@@ -92,7 +92,7 @@ def _pictures(config: Config) -> Iterator[tuple[str, str, tuple[int, int]]]:
 
 
 def _check_picture(key: str, path: Path, size: tuple[int, int], note: Note) -> None:
-    if not path.exists():
+    if not path.exists() or path.is_dir():
         raise InputError(f"{key}: {_missing(path, 'file')}")
     try:
         picture = images.read(path)
