@@ -71,6 +71,10 @@ def error_line(capsys: pytest.CaptureFixture[str]) -> str:
         (["run", "--nope"], "No such option"),
         (["config", "include=a", "x\ud800=1"], "unknown key 'x\\ud800'"),
         (["config"], "no prompt"),
+        (["run", "include=a", "red", "apple"], "a value with spaces needs quotes, as in 'include=a red'"),
+        (["run", "include=[a red apple"], "include: '[a red apple' begins like a list or a mapping and is none"),
+        (["run", "include=a | "], "some words are needed on each side of |"),
+        (["run", "include=a:-1"], "include.weight: got -1"),
         (["rerun"], "Missing argument 'PICTURE'"),
         (["video"], "Missing argument 'RUN_FOLDER'"),
         (["video", ".", "--seconds", "nan"], "a finite number is needed"),
@@ -186,11 +190,22 @@ def test_explain_is_a_table_of_origins(tmp_path: Path, capsys: pytest.CaptureFix
     path.write_text("include: a\ncrops:\n  count: 3\n")
     assert cli.main(["config", str(path), "seed=4", "preset=reference", "--explain"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    table = {line.split()[0]: line for line in lines}
-    assert re.search(rf"^crops\.count +3 +{re.escape(str(path))}:3 +crops a step$", table["crops.count"])
-    assert re.search(r"^seed +4 +override +", table["seed"])
-    assert re.search(r"^steps +500 +preset reference:\d+ +updates of the latent$", table["steps"])
-    assert len(lines) == len(table) > 45
+    assert max(map(len, lines)) <= 120
+    begun = [number for number, line in enumerate(lines) if line[0] != " "]
+    table = {lines[at].split()[0]: lines[at:until] for at, until in zip(begun, [*begun[1:], len(lines)], strict=True)}
+    count, allowed = table["crops.count"]
+    assert re.search(r"^crops\.count +3 +\.\.\.\S*/c\.yaml:3 +crops a step$", count)
+    assert re.search(r"^ +\[a whole number from 1 to 4096\]$", allowed)
+    assert re.search(r"^seed +4 +override +", table["seed"][0])
+    assert re.search(r"^steps +500 +preset reference:\d+ +updates of the latent$", table["steps"][0])
+    assert "[default, reference]" in table["preset"][-1]
+    assert len(table) > 45
+
+
+def test_explain_needs_no_prompt(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["config", "--explain"]) == 0
+    assert "crops.count" in capsys.readouterr().out
+    assert cli.main(["config", "steps=x", "--explain"]) == 2
 
 
 def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:

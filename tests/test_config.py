@@ -143,6 +143,7 @@ def test_errors_inside_a_base_name_that_file(tmp_path: Path) -> None:
         (["include=a", 'prompts=["b"]'], "include: given besides prompts"),
         (["include=a", "start.kind=image"], "start.kind: image without a picture"),
         (["include=a", "start.image=x.png"], "start.image: given with kind smooth"),
+        (["include=a", "preset=reference", "start.image=x.png"], "start.image: given with kind noise"),
         (["include=a", "crops.scale=1,.5"], "crops.scale: got [1.0, 0.5]; the smaller number comes first"),
         (['prompts=["a","b"]', f"seed={MAX_SEED}"], "seed: got 9223372036854775807; with 2 pictures"),
         ([f"include={json.dumps(['a'] * (MAX_PROMPTS + 1))}"], "257 prompts in all; at most 256"),
@@ -216,12 +217,56 @@ def test_digest_is_the_same_in_another_process() -> None:
 
 def test_explain_has_a_row_for_every_key(tmp_path: Path) -> None:
     path = write(tmp_path, "c.yaml", "include: [a, {text: b, weight: 2}]\nsteps: 3\n")
-    rows = {key: (value, origin, doc) for key, value, origin, doc in configs.explain(load(path, ["seed=4"]))}
-    assert rows["steps"] == ("3", f"{path}:2", "updates of the latent")
-    assert rows["seed"][:2] == ("4", "override")
+    rows = {key: rest for key, *rest in configs.explain(load(path, ["seed=4"]))}
+    assert rows["steps"] == ["3", f"{path}:2", "updates of the latent", "a whole number from 0 to 100000"]
+    assert rows["seed"][:2] == ["4", "override"]
     assert rows["include"][0] == '["a", {"text": "b", "weight": 2.0}]'
-    assert rows["crops.count"][:2] == ("8", "default")
-    assert all(doc for _, _, doc in rows.values())
+    assert rows["include"][3] == "texts or {text, weight, stop}"
+    assert rows["precision"][3] == "auto, fp32, bf16"
+    assert rows["size"][3] == "two, each a whole number from 16 to 4096"
+    assert rows["optimizer.lr"][3] == "a number above 0 to 100 or none"
+    assert rows["video.formats"][3] == "any of mp4, gif, webp"
+    assert rows["start.image"][3] == "a path or none"
+    assert rows["crops.count"][:2] == ["8", "default"]
+    assert rows["threads"][0] == "none"
+    assert all(doc and allowed for _, _, doc, allowed in rows.values())
+
+
+def test_without_a_prompt_a_config_can_only_be_explained() -> None:
+    assert configs.explain(load(None, [], prompted=False))
+    assert refusal(None).startswith("default: include: no prompt")
+
+
+def test_a_kind_of_start_that_was_asked_for_outweighs_a_picture() -> None:
+    config = load(None, ["include=a", "start.kind=noise", "start.image=x.png"]).config
+    assert config.start.kind == "noise"
+
+
+def test_paths_are_relative_to_who_names_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    write(tmp_path, "deep/base.yaml", "images: [a.png, ../b.png]\nkandinsky: {prior: ./k}\n")
+    text = "base: deep/base.yaml\ninclude: x\nstart: {kind: image, image: c.png}\ngenerator: w/g.ckpt\noutputs: out\n"
+    path = write(tmp_path, "top.yaml", text)
+    config = load(Path("../top.yaml"), ["guides=w/v.pt", "judge=w/j.pt"]).config
+    assert [each.image for each in config.images] == [f"{tmp_path}/deep/a.png", f"{tmp_path}/b.png"]
+    assert config.kandinsky.prior == f"{tmp_path}/deep/k"
+    assert (config.start.image, config.generator) == (f"{tmp_path}/c.png", f"{tmp_path}/w/g.ckpt")
+    assert (config.guides, config.judge) == ((Guide(f"{here}/w/v.pt"),), f"{here}/w/j.pt")
+    assert config.outputs == "out"  # a place to write: the current folder's
+    assert from_mapping({"include": "x", "generator": "w/g.ckpt"}, "m").generator == f"{here}/w/g.ckpt"
+    resolved = write(tmp_path, "outputs/run/config.resolved.yaml", to_yaml(config))
+    monkeypatch.chdir(tmp_path)
+    assert load(resolved).config == load(path, [f"guides={here}/w/v.pt", f"judge={here}/w/j.pt"]).config == config
+
+
+def test_origins_know_the_lines_of_listed_pictures(tmp_path: Path) -> None:
+    write(tmp_path, "base.yaml", "images: [x.png, y.png, z.png]")
+    path = write(tmp_path, "c.yaml", "base: base.yaml\ninclude: a\nimages:\n- a.png\n- b.png\n")
+    origins = load(path).origins
+    assert [origins[f"images[{i}]"] for i in range(2)] == [f"{path}:4", f"{path}:5"]
+    assert "images[2]" not in origins
 
 
 def test_a_config_is_frozen_plain_values() -> None:

@@ -19,6 +19,7 @@ from vqclip.config import Config, Guide, Picture, from_mapping, load, to_mapping
 from vqclip.document import clean
 from vqclip.job import InputError, Prompt
 from vqclip.schema import MAX_SEED
+from vqclip.shorthand import is_literal
 
 SOAK = int(os.environ.get("VQCLIP_SOAK", "1"))
 WORDS = st.text(min_size=1, max_size=40).filter(lambda text: text.strip() and "\0" not in text)
@@ -60,15 +61,48 @@ def test_yaml_and_mapping_lead_back_to_the_same_config(
 def test_any_prompt_survives_override_yaml_and_mapping(
     tmp_path_factory: pytest.TempPathFactory, one: str, two: str, three: str
 ) -> None:
-    listed = json.dumps([two, three])
-    config = load(None, [f"include={json.dumps([one])}", f"exclude={listed}"]).config
+    config = load(None, [f"include={json.dumps({'text': one})}", f"exclude={literal(two, three)}"]).config
     assert config.include == (Prompt(one),)
     assert config.exclude == (Prompt(two), Prompt(three))
-    if not one.lstrip().startswith("["):
+    if is_literal(one):
         assert load(None, [f"include={one}"]).config.include == (Prompt(one),)
+        assert from_mapping({"include": [one]}, "m").include == (Prompt(one),)
     path = tmp_path_factory.getbasetemp() / "survive.yaml"
     path.write_text(to_yaml(config), encoding="utf-8", newline="")
     assert to_mapping(load(path).config) == to_mapping(config)
+
+
+def literal(*texts: str) -> str:
+    """Prompts that are taken as they are."""
+    return json.dumps([{"text": text} for text in texts])
+
+
+FORMS = st.text(alphabet="ab1.:|[]{},\"'-# \n\\&*!", min_size=1, max_size=12).filter(str.strip)
+
+
+@settings(max_examples=40 * SOAK, deadline=None)
+@given(FORMS, FORMS)
+@example("a:2", "a | b")
+@example("[x", "{y}")
+@example("a:1:2", ":1")
+def test_short_forms_lead_back_to_the_same_prompts_or_are_refused(
+    tmp_path_factory: pytest.TempPathFactory, one: str, two: str
+) -> None:
+    """Whatever a text is read as, the config written out says the same; texts in mappings are never read."""
+    path = tmp_path_factory.getbasetemp() / "forms.yaml"
+    exact = from_mapping({"include": [{"text": one}], "exclude": [{"text": two, "weight": 2}]}, "m")
+    path.write_text(to_yaml(exact), encoding="utf-8", newline="")
+    assert load(path).config == exact
+    assert exact.include == (Prompt(one),)
+    problem = ""
+    try:
+        read = load(None, [f"include={one}", f"extras={two}"]).config
+    except InputError as refused:
+        read, problem = exact, str(refused)
+    path.write_text(to_yaml(read), encoding="utf-8", newline="")
+    assert load(path).config == read
+    assert problem == clean(problem)
+    assert problem or from_mapping({"include": one, "extras": two}, "m") == read
 
 
 def accepted(make: Callable[[], Config]) -> None:
@@ -116,6 +150,10 @@ def test_any_prompt_survives_the_command_line(one: str, two: str, monkeypatch: p
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "vqclip.run", double)
         patch.setattr("vqclip.run", double, raising=False)
-        assert cli.main(["run", f"include={json.dumps([one, two])}", f"exclude=.{two}", "--quiet"]) == 0
+        assert cli.main(["run", f"include={literal(one, two)}", f"exclude={literal(two)}", "--quiet"]) == 0
+        plain = f".{one}"
+        if is_literal(plain):
+            assert cli.main(["run", f"include={plain}", "--quiet"]) == 0
     assert ran[0].include == (Prompt(one), Prompt(two))
-    assert ran[0].exclude == (Prompt(f".{two}"),)
+    assert ran[0].exclude == (Prompt(two),)
+    assert ran[-1].include == ((Prompt(plain),) if is_literal(plain) else ran[0].include)

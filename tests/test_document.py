@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vqclip.document import MAX_BYTES, MAX_NODES, Node, clean, from_json, parse, plain, read, scalar, show
+from vqclip.document import MAX_BYTES, MAX_NODES, Node, clean, flow, from_json, parse, plain, read, scalar, show
 from vqclip.job import InputError, Prompt
 
 SOAK = int(os.environ.get("VQCLIP_SOAK", "1"))
@@ -160,7 +160,9 @@ def test_plain_takes_json_values_and_prompts_only() -> None:
 
 def test_from_json_tells_records_from_texts() -> None:
     assert from_json("[[1]]", "o", records=True) is None
-    assert from_json("{}", "o", records=True) is None
+    entry = from_json('{"text": "b"}', "o", records=True)
+    assert entry is not None
+    assert values(entry) == {"text": "b"}
     assert from_json("[1, 2]", "o", records=True) is None
     assert from_json("not json", "o") is None
     assert from_json("[" * 100_000, "o") is None
@@ -170,6 +172,44 @@ def test_from_json_tells_records_from_texts() -> None:
     assert values(listed) == ["a", {"text": "b"}]
     with pytest.raises(InputError, match="twice"):
         from_json('[{"a": 1, "a": 2}]', "o", records=True)
+
+
+def test_flow_reads_one_list_or_mapping_of_json_or_yaml() -> None:
+    for text, wanted in {
+        "[a red apple, a heart]": ["a red apple", "a heart"],
+        "{text: a red apple, weight: 2}": {"text": "a red apple", "weight": 2},
+        '["a\\u2028b", {"text": "\\ud83d\\ude00"}]': ["a\u2028b", {"text": "\U0001f600"}],  # JSON's own escapes
+        '["a\u2028b"]': ["a\u2028b"],  # YAML would fold it
+        "[a:2, 'it''s', {text: \"x, y\"}]": ["a:2", "it's", {"text": "x, y"}],
+        "[]": [],
+    }.items():
+        node = flow(text, "override", records=True)
+        assert values(node) == wanted
+        assert node.where == "override"
+    assert [each.text for each in flow("[1, 2.0]", "o", records=True).value] == ["1", "2.0"]
+    assert values(flow("[256, 192]", "o")) == [256, 192]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[a", "[a]]", "[a] b", "{a: 1", "{a: 1, a: 2}", '{"a": 1, "a": 2}', "[&x a, *x]", "[!!python/name:os.system a]",
+        "[" * 40 + "]" * 40, "[" * 100_000, "[a]\n---\n[b]", "[" + "a," * MAX_NODES + "]", "[a\0]", "[a\ud800]",
+        "[<<: *x]", "{[a]: b}", "[" + "x" * MAX_BYTES + "]",
+    ],
+)  # fmt: skip
+def test_flow_refuses_what_parse_refuses_in_one_line_at_once(text: str) -> None:
+    begun = time.process_time()
+    with pytest.raises(InputError) as refusal:
+        flow(text, "override", records=True)
+    assert time.process_time() - begun < 1
+    assert str(refusal.value).startswith("override: ")
+    assert str(refusal.value).isprintable()
+
+
+def test_flow_interpolates_nothing() -> None:
+    assert values(flow("[$HOME, a $x]", "o", records=True)) == ["$HOME", "a $x"]
+    assert values(flow("['${oc.env:HOME}']", "o", records=True)) == ["${oc.env:HOME}"]
 
 
 def test_scalar_knows_what_is_not_finite_and_leaves_the_rest_text() -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from vqclip.document import parse, plain
 from vqclip.job import InputError, Prompt
-from vqclip.layers import read_layer, read_override
-from vqclip.schema import Guide, Picture
+from vqclip.layers import located, read_layer, read_override
+from vqclip.schema import Guide, Picture, Reference
 
 
 def from_yaml(text: str) -> dict[str, Any]:
@@ -100,7 +101,8 @@ def test_unknown_keys_name_their_place_and_the_nearest_key(text: str, message: s
         ("guides: []", "guides: got a list of 0; at least one"),
         ("guides: [{weight: 0}]", "guides[0].weight: got 0"),
         ("guides: 5", "guides.model: got 5; a line of text"),
-        ("guides: {model: x}", "guides: got a mapping; a text or a list"),
+        ("guides: {model: [x]}", "guides.model: got a list of 1; a line of text"),
+        ("guides: {mdel: x}", "unknown key 'guides.mdel'; did you mean 'guides.model'?"),
     ],
 )
 def test_wrong_values_say_what_was_given_and_what_is_allowed(text: str, message: str) -> None:
@@ -118,8 +120,10 @@ def test_run_names_are_plain_folder_names(name: str) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        "red: cat", "[x", "- dash", "*star", "@x", "a cat # by moonlight", "yes", "1:30", "${oc.env:HOME}", "null",
-        "'quoted'", "42", "1e3", "???", "\\${x}", "a=b", " spaced ", "~", "{", '"', "--flag", "héllo 😀\n\x1b[31m",
+        "red: cat", "x]", "- dash", "*star", "@x", "a cat # by moonlight", "yes", "1:30", "${oc.env:HOME}", "null",
+        "'quoted'", "42", "1e3", "???", "\\${x}", "a=b", " spaced ", "~", "}", '"', "--flag", "héllo 😀\n\x1b[31m",
+        "at 10:30", "a film in 16:9", "area 51:2", "Blade Runner: 2049", ":2", "apple:two", "apple:",
+        "apple:nan", "a:1:2:3",
     ],
 )  # fmt: skip
 def test_prompt_texts_survive_exactly(words: str) -> None:
@@ -164,7 +168,18 @@ def test_prompts_take_weights_and_stops() -> None:
         ("include:", "include: the prompt is empty"),
         ("include: ['a', '  ']", "include[1]: the prompt is empty"),
         ("exclude: ['']", "exclude[0]: the prompt is empty"),
-        ("include: {text: a}", "include: got a mapping; a text or a list"),
+        ("include: {text: a, wieght: 1}", "unknown key 'include.wieght'; did you mean 'include.weight'?"),
+        ("include: a:-1", "include.weight: got -1; a finite number from 0 to 1e+06 is needed; what the picture must"),
+        ("include: 'a | b:-1'", "include[1].weight: got -1"),
+        ("include: a:1e999", "include.weight: got inf; a finite number"),
+        ("include: [x, a:2:5]", "include[1].stop: got 5; a finite number from 0 to 4.9348"),
+        ("include: 'a || b'", "include: got 'a || b'; some words are needed on each side of |"),
+        ("include: '| b'", "some words are needed on each side of |"),
+        ("exclude: '|'", "exclude: got '|'; some words"),
+        (f"include: '{'a|' * 300}a'", "at most 256 texts"),
+        ("include: '[a, b'", "f.yaml:1: include: '[a, b' begins like a list or a mapping and is none"),
+        ("include: '[a] b'", "the form is [a red apple, a heart], {text: a red apple, weight: 2}, or {text: '["),
+        ("include: '[[a]]'", "include[0]: got a list of 1"),
         ("include: [[a]]", "include[0]: got a list of 1; a text, or a mapping"),
         ("include: [{weight: 2}]", "include[0]: got a mapping; a text, or {text, weight, stop}"),
         ("include: [{text: [a]}]", "include[0]: got a list of 1"),
@@ -201,14 +216,7 @@ def test_overrides_read_values_by_the_kind_of_their_key() -> None:
     }  # fmt: skip
 
 
-def test_prompt_overrides_are_raw_unless_a_json_list_of_records() -> None:
-    assert override('include=["a", {"text": "b", "weight": 2}]') == (Prompt("a"), Prompt("b", 2.0))
-    assert override("include=[1, 2]") == (Prompt("[1, 2]"),)
-    assert override('include={"text": "b"}') == (Prompt('{"text": "b"}'),)
-    assert override("include=[" + "[" * 5000) == (Prompt("[" + "[" * 5000),)
-    assert override('prompts=["a", {"include": "b", "seed": 3}]') == (
-        Picture((Prompt("a"),)), Picture((Prompt("b"),), seed=3),
-    )  # fmt: skip
+def test_exclude_may_be_empty_and_include_not() -> None:
     assert override("exclude=") == override("extras=[]") == ()
     assert "empty" in override_refusal("include=")
 
@@ -222,6 +230,15 @@ def test_prompt_overrides_are_raw_unless_a_json_list_of_records() -> None:
         ("crops.conut=5", "did you mean 'crops.count'?"),
         ("steps.x=5", "unknown key 'steps.x'"),
         ("crops=5", "override: crops: got 5; a mapping"),
+        ("crops={count: 3", "override: crops: '{count: 3' begins like a list or a mapping and is none"),
+        ("include=[a red apple", "override: include: '[a red apple' begins like a list or a mapping and is none"),
+        ("include=" + "[" * 5000, "more than 5000 values or 32 levels"),
+        ("include=[&x a, *x]", "anchors"),
+        ("include=[!!python/name:os.system a]", "tags"),
+        ("include={a red apple: 2}", "unknown key 'include.a red apple'; known here: text, weight, stop"),
+        ("guides=[a", "the form is [first, {model: second, weight: 2}]"),
+        ("prompts=[{include: a", "the form is [a red apple, {include: a heart, seed: 3}]"),
+        ("size=[1", "the form is [first, second]"),
         ('crops={"conut": 5}', "unknown key 'crops.conut'"),
         ("steps=5.0", "steps: got 5.0"),
         ("steps='5'", "steps: got"),
@@ -238,3 +255,47 @@ def test_prompt_overrides_are_raw_unless_a_json_list_of_records() -> None:
 )
 def test_wrong_overrides_are_refused(text: str, message: str) -> None:
     assert message in override_refusal(text)
+
+
+def test_paths_are_made_absolute_and_names_stay(tmp_path: Path) -> None:
+    (tmp_path / "odd").write_bytes(b"")
+    text = (
+        "start: {image: a.png}\nimages: [b.png, {image: ../c.png, weight: 2}]\ngenerator: w/x.ckpt\njudge: RN50\n"
+        "guides: [ViT-B/32, odd, 'open_clip:ViT-B-32:w/y.safetensors', starter]\ndenoiser: {model: none}\n"
+        "kandinsky: {prior: kandinsky-2.2, decoder: ./k, mask: m.png}\noutputs: here\n"
+    )
+    found = {path: each.value for path, each in located(read_layer(parse(text, "f")), tmp_path).items()}
+    assert found == {
+        "start.image": f"{tmp_path}/a.png",
+        "images": (Reference(f"{tmp_path}/b.png"), Reference(f"{tmp_path.parent}/c.png", 2)),
+        "generator": f"{tmp_path}/w/x.ckpt", "judge": "RN50",
+        "guides": (
+            Guide("ViT-B/32"), Guide(f"{tmp_path}/odd"), Guide(f"open_clip:ViT-B-32:{tmp_path}/w/y.safetensors"),
+            Guide("starter"),
+        ),
+        "denoiser.model": "none", "kandinsky.prior": "kandinsky-2.2", "kandinsky.decoder": f"{tmp_path}/k",
+        "kandinsky.mask": f"{tmp_path}/m.png", "outputs": "here",
+    }  # fmt: skip
+    again = located(located(read_layer(parse(text, "f")), tmp_path), Path("/elsewhere"))
+    assert {path: each.value for path, each in again.items()} == found
+
+
+def test_a_variants_own_paths_belong_to_its_file(tmp_path: Path) -> None:
+    text = "variants: [{backend: vqgan, set: ['start.image=a.png', 'steps=3', 'guides=[b.pt]', 'stpes=3']}]"
+    (setting,) = located(read_layer(parse(text, "f")), tmp_path).values()
+    first, second, third, fourth = setting.value[0].set
+    assert first == f"start.image={tmp_path}/a.png"
+    assert (second, fourth) == ("steps=3", "stpes=3")
+    assert override(third) == (Guide(f"{tmp_path}/b.pt"),)
+
+
+def test_a_path_that_no_config_can_hold_is_refused(tmp_path: Path) -> None:
+    layer = read_layer(parse("start: {image: a.png}", "f"))
+    with pytest.raises(InputError, match=r"f:1: start\.image: .*is no path that a config can hold"):
+        located(layer, tmp_path / "${odd}")
+
+
+def test_entries_of_a_list_remember_their_lines() -> None:
+    layer = read_layer(parse("images:\n- a.png\n- image: b.png\nguides: x", "f"))
+    assert layer["images"].each == ("f:2", "f:3")
+    assert layer["guides"].each == ()

@@ -116,16 +116,21 @@ def test_steps_are_those_that_will_run() -> None:
         ({"backend": "stable-diffusion"}, InputError, "stable_diffusion.model"),
         (
             {"backend": "stable-diffusion", "stable_diffusion": {"model": "/nowhere.ckpt"}},
-            WeightsError, "nothing is there",
+            WeightsError, r"stable_diffusion.model: nowhere.ckpt: no such file or folder \(looked in /\)",
         ),
-        ({"backend": "kandinsky", "kandinsky": {"prior": "/nowhere"}}, WeightsError, "no such folder"),
+        ({"backend": "kandinsky", "kandinsky": {"prior": "/nowhere"}}, WeightsError, "kandinsky.prior: nowhere: no"),
         (
             {"backend": "kandinsky", "start": {"kind": "image", "image": "x.png"}, "kandinsky": {"mask": "m.png"}},
             InputError, "kandinsky.inpaint",
         ),
     ],
 )  # fmt: skip
-def test_what_cannot_be_made_says_why(changes: dict[str, Any], kind: type[Exception], message: str) -> None:
+def test_what_cannot_be_made_says_why(
+    changes: dict[str, Any], kind: type[Exception], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("x.png", "m.png"):
+        images.save_png(tmp_path / name, torch.full((3, 64, 64), 0.5))
     with pytest.raises(kind, match=message):
         open_studio(from_mapping({"include": "x", "threads": 1, "judge": None, **changes}, source="test"))
 

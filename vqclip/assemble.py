@@ -15,6 +15,7 @@ import torch
 from vqclip.backends import Backend
 from vqclip.compare.judge import Judge, distractors
 from vqclip.config import Config
+from vqclip.inputs import check
 from vqclip.job import InputError, Job
 from vqclip.makers import make
 from vqclip.models import Perceptor
@@ -70,8 +71,12 @@ def open_judge(config: Config, note: Callable[[str], None]) -> tuple[Callable[[J
 
 
 def open_studio(config: Config, note: Callable[[str], None] = warnings.warn) -> Studio:
-    """Load the models that a config names and put them on its device; `note` takes warnings, each once."""
+    """Load the models that a config names and put them on its device; `note` takes warnings, each once.
+
+    What can be seen before is refused before, see `inputs.check`.
+    """
     note = once(note)
+    check(config, note)
     torch.set_num_threads(config.threads or _cores())
     device = pick_device(config.device)
     dtype = pick_dtype(config.precision, device)

@@ -10,9 +10,11 @@ import math
 import os
 import select
 import sys
+import textwrap
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import wraps
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from vqclip.job import InputError, ResourceError, WeightsError
 
 DONE, BAD_INPUT, BAD_WEIGHTS, NO_RESOURCES, INTERRUPTED = 0, 2, 3, 4, 130
 _CODES = {InputError: BAD_INPUT, WeightsError: BAD_WEIGHTS, ResourceError: NO_RESOURCES}
+_WIDTH, _VALUE, _ORIGIN = 120, 20, 20  # columns of a table, of a value in it and of where that came from
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _CPU_FULL = "DefaultCPUAllocator: can't allocate memory"  # torch has no class of its own for it
 
@@ -97,9 +100,15 @@ def split_arguments(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
     """Tell the config file from the overrides: an argument with `=` that is no file is an override.
 
     Raises:
-        InputError: two config files.
+        InputError: two config files, or a value with spaces that was not quoted.
     """
     files = [each for each in arguments if "=" not in each or os.path.isfile(each)]
+    for before, word in pairwise(arguments):
+        if "=" in before and before not in files and word in files and not os.path.exists(word) and "." not in word:
+            raise InputError(
+                f"{word}: neither a config file that exists nor key=value; a value with spaces needs quotes, as in "
+                f"'{before} {word}'"
+            )
     if len(files) > 1:
         raise InputError(f"two config files, {files[0]} and {files[1]}; one is allowed, it can name others as `base`")
     return Path(files[0]) if files else None, [each for each in arguments if each not in files]
@@ -211,20 +220,35 @@ def video(folder: Path, fps: int | None, seconds: float | None, *, hold: float, 
 
 @commands.command("config")
 @click.argument("arguments", metavar="[CONFIG] [KEY=VALUE]...", nargs=-1)
-@click.option("--explain", is_flag=True, help="A table: key, value, where it came from, what it means.")
+@click.option("--explain", is_flag=True,
+              help="A table: key, value, where it came from, what it means and what is allowed.")  # fmt: skip
 def show_config(arguments: tuple[str, ...], *, explain: bool) -> None:
     """Print the settings that a run would use, complete, as YAML."""
     from vqclip import config
 
-    loaded = config.load(*split_arguments(arguments))
+    loaded = config.load(*split_arguments(arguments), prompted=not explain)
     if not explain:
         click.echo(config.to_yaml(loaded.config), nl=False)
         return
-    rows = [("key", "value", "from", "meaning"), *config.explain(loaded)]
-    shown = [(key, value if len(value) <= 40 else value[:37] + "...", *rest) for key, value, *rest in rows]
+    rows = [("key", "value", "from", "meaning", "allowed"), *config.explain(loaded)]
+    for line in _table(rows):
+        click.echo(line)
+
+
+def _table(rows: Sequence[tuple[str, str, str, str, str]]) -> Iterator[str]:
+    """Columns within `_WIDTH`: key, value, origin (its end counts most), beside them the meaning, [allowed] below."""
+    shown = [(key, _cut(value, _VALUE), _cut(origin[::-1], _ORIGIN)[::-1], *rest) for key, value, origin, *rest in rows]
     widths = [max(len(row[column]) for row in shown) for column in range(3)]
+    room = _WIDTH - sum(widths) - 6
     for row in shown:
-        click.echo("  ".join([*(cell.ljust(width) for cell, width in zip(row[:3], widths, strict=True)), row[3]]))
+        head = "  ".join(cell.ljust(width) for cell, width in zip(row[:3], widths, strict=True))
+        lines = [line for text in (row[3], f"[{row[4]}]") for line in textwrap.wrap(text, room)]
+        for number, line in enumerate(lines):
+            yield f"{head if number == 0 else ' ' * len(head)}  {line}"
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
 commands.add_command(models)

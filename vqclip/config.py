@@ -20,12 +20,14 @@ from omegaconf import OmegaConf
 
 from vqclip.document import MAX_BYTES, Node, clean, parse, plain, read
 from vqclip.job import InputError, Prompt
-from vqclip.layers import Layer, read_layer, read_override, read_text
+from vqclip.layers import Layer, located, read_layer, read_override
 from vqclip.schema import MAX_PROMPTS, MAX_SEED, Config, Guide, Picture, Reference, Variant, leaves
+from vqclip.shorthand import is_literal
+from vqclip.values import read_text
 
 __all__ = [
-    "Config", "Guide", "Loaded", "Picture", "Reference", "Variant", "digest", "explain", "from_mapping", "load",
-    "load_over", "pictures", "to_mapping", "to_yaml",
+    "Config", "Guide", "Loaded", "Picture", "Reference", "Variant", "digest", "explain", "from_mapping", "is_set",
+    "load", "load_over", "pictures", "to_mapping", "to_yaml",
 ]  # fmt: skip
 
 _MAX_BASE_DEPTH = 8
@@ -43,8 +45,11 @@ class Loaded:
     origins: dict[str, str]
 
 
-def load(path: Path | None, overrides: Sequence[str] = ()) -> Loaded:
+def load(path: Path | None, overrides: Sequence[str] = (), *, prompted: bool = True) -> Loaded:
     """Read a config file (None: none), its base files and preset, and apply `key.sub=value` overrides.
+
+    Paths in a file are relative to it, those of overrides to the current folder; all become absolute. `prompted`
+    demands a prompt.
 
     Raises:
         InputError: one line with file, line and key for anything unreadable, unknown or out of range.
@@ -53,13 +58,13 @@ def load(path: Path | None, overrides: Sequence[str] = ()) -> Loaded:
     if path is not None:
         text = read(path)
         files = _files(path, text, chain=())
-    config, origins = _assemble([*files, *map(read_override, overrides)])
+    config, origins = _assemble([*files, *_given(overrides)], prompted=prompted)
     return Loaded(config, text, origins)
 
 
 def load_over(config: Config, overrides: Sequence[str], *, source: str) -> Loaded:
     """Apply `key.sub=value` overrides to a complete config; `source` names where that came from."""
-    layers = [read_layer(plain(to_mapping(config), clean(source))), *map(read_override, overrides)]
+    layers = [read_layer(plain(to_mapping(config), clean(source))), *_given(overrides)]
     merged, origins = _assemble(layers)
     return Loaded(merged, "", origins)
 
@@ -67,11 +72,22 @@ def load_over(config: Config, overrides: Sequence[str], *, source: str) -> Loade
 def from_mapping(values: Mapping[str, Any], source: str) -> Config:
     """The Config of an untrusted mapping (metadata, keyword arguments); missing keys take their defaults.
 
+    Paths are relative to the current folder.
+
     Raises:
         InputError: as for `load`, with `source` in place of the file.
     """
-    config, _ = _assemble([read_layer(plain(values, clean(source)))])
+    config, _ = _assemble([located(read_layer(plain(values, clean(source))), Path())])
     return config
+
+
+def _given(overrides: Sequence[str]) -> list[Layer]:
+    return [located(read_override(each), Path()) for each in overrides]
+
+
+def is_set(origin: str) -> bool:
+    """Whether an origin is the user's: a file, the command line or another source, neither default nor preset."""
+    return origin != "default" and not origin.startswith("preset ")
 
 
 def _files(path: Path, text: str, *, chain: tuple[Path, ...]) -> list[Layer]:
@@ -91,7 +107,7 @@ def _files(path: Path, text: str, *, chain: tuple[Path, ...]) -> list[Layer]:
         layers += _files(target, read(target), chain=chain)
         if len(layers) > _MAX_FILES:
             raise each.refuse("base", f"at most {_MAX_FILES} base files are allowed")
-    return [*layers, read_layer(node)]
+    return [*layers, located(read_layer(node), path.parent)]
 
 
 def _base_names(base: Node | None) -> list[Node]:
@@ -104,7 +120,7 @@ def _base_names(base: Node | None) -> list[Node]:
     return names
 
 
-def _assemble(layers: list[Layer]) -> tuple[Config, dict[str, str]]:
+def _assemble(layers: list[Layer], *, prompted: bool = True) -> tuple[Config, dict[str, str]]:
     """Put the preset underneath, merge, and check what only the whole can show."""
     preset = next((layer["preset"].value for layer in reversed(layers) if "preset" in layer), Config.preset)
     recipe = resources.files("vqclip").joinpath("presets", f"{preset}.yaml").read_text("utf-8")
@@ -116,6 +132,9 @@ def _assemble(layers: list[Layer]) -> tuple[Config, dict[str, str]]:
     for layer in layers:
         values: dict[str, Any] = {}
         for path, setting in layer.items():
+            if path in _RECORDS:
+                origins = {key: where for key, where in origins.items() if not key.startswith(f"{path}[")}
+                origins |= {f"{path}[{i}]": where for i, where in enumerate(setting.each)}
             origins[path] = setting.where
             section, _, name = path.rpartition(".")
             target = records if path in _RECORDS else values.setdefault(section, {}) if section else values
@@ -123,22 +142,24 @@ def _assemble(layers: list[Layer]) -> tuple[Config, dict[str, str]]:
         nested.append(values)
     config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), *nested))
     config = dataclasses.replace(config, **records)
-    _agree(config, origins)
+    _agree(config, origins, prompted=prompted)
     return config, origins
 
 
-def _agree(config: Config, origins: Mapping[str, str]) -> None:
+def _agree(config: Config, origins: Mapping[str, str], *, prompted: bool) -> None:
     """Checks between keys."""
-    for wrong, key, message in (*_start_conflicts(config), *_prompt_conflicts(config, origins)):
+    prompts = _prompt_conflicts(config, origins, prompted=prompted)
+    for wrong, key, message in (*_start_conflicts(config, origins), *prompts):
         if wrong:
             raise InputError(f"{origins[key]}: {key}: {message}")
 
 
-def _start_conflicts(config: Config) -> Iterator[tuple[bool, str, str]]:
+def _start_conflicts(config: Config, origins: Mapping[str, str]) -> Iterator[tuple[bool, str, str]]:
     """(whether it is so, the key to blame, what is wrong) for everything about the start and the crops."""
     kind, image, maker = config.start.kind, config.start.image, config.start.backend
     yield kind == "image" and image is None, "start.kind", "image without a picture; start.image is needed"
-    yield kind != "image" and image is not None, "start.image", f"given with kind {kind}; start.kind image is needed"
+    idle = kind != "image" and image is not None and not is_set(origins["start.kind"])  # else it is said, not refused
+    yield idle, "start.image", f"given with kind {kind}; start.kind image is needed"
     unmatched = (kind == "backend") != (maker is not None)
     yield unmatched, "start.backend", f"{maker or 'none'} with kind {kind}; give both or neither"
     yield maker == config.backend, "start.backend", f"{maker} makes the picture too; another backend is needed"
@@ -148,9 +169,11 @@ def _start_conflicts(config: Config) -> Iterator[tuple[bool, str, str]]:
     yield scale[0] > scale[1], "crops.scale", f"got {list(scale)}; the smaller number comes first"
 
 
-def _prompt_conflicts(config: Config, origins: Mapping[str, str]) -> Iterator[tuple[bool, str, str]]:
+def _prompt_conflicts(
+    config: Config, origins: Mapping[str, str], *, prompted: bool
+) -> Iterator[tuple[bool, str, str]]:
     """The same for everything about prompts, their number and their length."""
-    both, neither = config.include and config.prompts, not config.include and not config.prompts
+    both, neither = config.include and config.prompts, prompted and not config.include and not config.prompts
     yield bool(both), "include", f"given besides prompts ({origins['prompts']}); one of the two is allowed"
     yield neither, "include", "no prompt; include or prompts is needed, for example include='red apple'"
     every: list[Config | Picture] = [config, *config.prompts]
@@ -212,7 +235,7 @@ def _short(name: str, record: dict[str, Any]) -> Any:
 
 def _short_prompt(prompt: dict[str, Any]) -> Any:
     given = {name: value for name, value in prompt.items() if value != getattr(Prompt, name, None)}
-    return given["text"] if list(given) == ["text"] else given
+    return given["text"] if list(given) == ["text"] and is_literal(given["text"]) else given
 
 
 def _short_picture(picture: dict[str, Any]) -> Any:
@@ -228,14 +251,15 @@ def digest(config: Config) -> str:
     return hashlib.sha256(json.dumps(mapping, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def explain(loaded: Loaded) -> list[tuple[str, str, str, str]]:
-    """A row (key, value, where it came from, what it means) for every key."""
+def explain(loaded: Loaded) -> list[tuple[str, str, str, str, str]]:
+    """A row (key, value, where it came from, what it means, what is allowed) for every key."""
     mapping = to_mapping(loaded.config)
-    rows: list[tuple[str, str, str, str]] = []
+    rows: list[tuple[str, str, str, str, str]] = []
     for key in leaves():
         section, _, name = key.path.rpartition(".")
         value = mapping[section][name] if section else mapping[name]
         if key.path in _RECORDS:
             value = [_short(name, each) for each in value]
-        rows.append((key.path, _flow(value), loaded.origins[key.path], key.doc))
+        shown = "none" if value is None else _flow(value)
+        rows.append((key.path, shown, loaded.origins[key.path], key.doc, key.allowed))
     return rows

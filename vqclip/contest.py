@@ -24,6 +24,7 @@ from vqclip.compare.page import write_comparison_page
 from vqclip.compare.sheet import write_sheet
 from vqclip.compare.variants import LEFT_OUT, group
 from vqclip.config import Config, Loaded
+from vqclip.effects import RULES, notices
 from vqclip.job import InputError, ResourceError, WeightsError
 from vqclip.makers import job_of
 from vqclip.progress import Progress
@@ -52,6 +53,8 @@ def compare(loaded: Loaded, progress: Progress) -> Path:
             another comparison in it. Interrupted: stopped by the user; the same command goes on.
     """
     columns = _columns(loaded.config)
+    for line in notices(loaded.origins, list(columns.values()), rules=RULES):
+        progress.note(line)
     torch.set_num_threads(loaded.config.threads or torch.get_num_threads())
     title = ", ".join(columns)
     root = _open_folder(loaded, title)

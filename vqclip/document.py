@@ -110,44 +110,61 @@ def parse(text: str, source: str) -> Node:
             a second document, or a top level that is not a mapping. An empty text is an empty mapping.
     """
     source = clean(source)
+    root = _grow(text, source, lines=True)
+    if root is None:
+        return Node({}, f"{source}:1")
+    if isinstance(root.value, dict):
+        return root
+    if root.text == "":
+        return Node({}, root.where)
+    given = show(root.value)
+    raise InputError(f"{root.where}: the top level is {given}; `key: value` lines are needed")
+
+
+def flow(text: str, where: str, *, records: bool = False) -> Node:
+    """One list or mapping, written as JSON or YAML in a text that stands at `where`; bounds and errors as for `parse`.
+
+    With `records` a JSON list may hold texts and mappings only: what else there is YAML reads, where 1 has a text too.
+    """
+    found = from_json(text, where, records=records)
+    if found is None or not isinstance(found.value, list | dict):
+        found = _grow(text, where, lines=False)
+    return found or Node(None, where, "")
+
+
+def _grow(text: str, source: str, *, lines: bool) -> Node | None:
+    """The tree of one YAML document, None for an empty one; with `lines` each place is `source` and a line."""
     if len(text) > MAX_BYTES or len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
         raise InputError(f"{source}: larger than {MAX_BYTES} bytes; a config is a short YAML text")
     if "\0" in text:
         row = text.count("\n", 0, text.index("\0")) + 1
-        raise InputError(f"{source}:{row}: a NUL character; text is needed")
-    tree = _Tree(source)
+        raise InputError(f"{source}{f':{row}' if lines else ''}: a NUL character; text is needed")
+    tree = _Tree(source, lines=lines)
     try:
         for event in yaml.parse(text, Loader=_LOADER):
             tree.add(event)
     except yaml.YAMLError as problem:
         mark = getattr(problem, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
+        line = f":{mark.line + 1}" if mark and lines else ""
         reason = getattr(problem, "problem", None) or getattr(problem, "reason", None) or "unreadable"
         raise InputError(f"{source}{line}: not valid YAML: {clean(str(reason))}") from problem
     except UnicodeEncodeError as problem:  # a lone surrogate on its way into libyaml
         raise InputError(f"{source}: not valid Unicode text") from problem
-    if tree.root is None:
-        return Node({}, f"{source}:1")
-    if isinstance(tree.root.value, dict):
-        return tree.root
-    if tree.root.text == "":
-        return Node({}, tree.root.where)
-    given = show(tree.root.value)
-    raise InputError(f"{tree.root.where}: the top level is {given}; `key: value` lines are needed")
+    return tree.root
 
 
 class _Tree:
     """Grows Nodes from YAML events on a stack of its own: no recursion, however deep the text."""
 
-    def __init__(self, source: str) -> None:
-        self.source = source
+    def __init__(self, source: str, *, lines: bool) -> None:
+        self.source, self._lines = source, lines
         self.root: Node | None = None
         self._open: list[tuple[Node, list[Node]]] = []  # collection, the key that waits for its value
         self._count = 0
         self._documents = 0
 
     def add(self, event: Any) -> None:
-        where = f"{self.source}:{event.start_mark.line + 1}"
+        where = f"{self.source}:{event.start_mark.line + 1}" if self._lines else self.source
         self._check(event, where)
         match event:
             case yaml.MappingStartEvent():
@@ -216,7 +233,7 @@ def plain(value: Any, where: str, *, depth: int = 0) -> Node:
 
 
 def from_json(text: str, where: str, *, records: bool = False) -> Node | None:
-    """The text as JSON, or None if it is not JSON or, with `records`, not a list of texts and mappings.
+    """The text as JSON, or None if it is not JSON or, with `records`, a list of more than texts and mappings.
 
     Raises:
         InputError: JSON that repeats a key or nests deeper than 32 levels.
@@ -233,7 +250,7 @@ def from_json(text: str, where: str, *, records: bool = False) -> Node | None:
         value = json.loads(text, object_pairs_hook=once)
     except (ValueError, RecursionError):  # ValueError: not JSON, or a number of thousands of digits
         return None
-    if records and not (isinstance(value, list) and all(isinstance(each, str | dict) for each in value)):
+    if records and isinstance(value, list) and not all(isinstance(each, str | dict) for each in value):
         return None
     if repeated:
         raise InputError(f"{where}: a key is given twice in {show(text)}; once is allowed")

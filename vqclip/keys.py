@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +15,10 @@ def key(default: Any, doc: str, **limits: Any) -> Any:
 
 @dataclass(frozen=True)
 class Key:
-    """One leaf of the schema: `kind` is the type of its value or elements, `shape` is one, pair or list."""
+    """One leaf of the schema: `kind` is the type of its value or elements, `shape` is one, pair or list.
+
+    `file` says that the text is or may be a path, see `vqclip.paths.resolve`: "", "file", "weights" or "pipeline".
+    """
 
     path: str
     kind: Any
@@ -30,6 +34,20 @@ class Key:
     pattern: str = ""
     form: str = ""
     nonempty: bool = False
+    file: str = ""
+
+    @property
+    def allowed(self) -> str:
+        """What the key accepts in a few words, for a table."""
+        if dataclasses.is_dataclass(self.kind) and isinstance(self.kind, type):
+            names = ", ".join(each.name for each in dataclasses.fields(self.kind))
+            return f"texts or {{{names}}}"
+        nouns = {int: "a whole number", float: "a number", bool: "true or false"}
+        texts = {"file": "a path", "weights": "a name or a path", "pipeline": "a name or a folder"}
+        each = ", ".join(self.choices) or self.form
+        each = each or nouns.get(self.kind, texts.get(self.file, "text")) + self._range()
+        lead = {"one": "", "pair": "two, each ", "list": "any of " if self.choices else "several, each "}[self.shape]
+        return f"{lead}{each.removesuffix(',')}{' or none' if self.optional else ''}"
 
     @property
     def wanted(self) -> str:

@@ -69,16 +69,17 @@ def _vqgan(config: Config, place: Place, also: list[Path]) -> Callable[[Tensor |
     source = locate(config.generator, "generator", place.note)
     cleaner = _denoiser_path(config, source, place)
     check_files([source, *paths, *([cleaner] if cleaner else []), *also], place.device)
-    files = [load(path) for path in paths]
     made_by = load(source)
     network = vqgan.build(made_by.state, groups=vqgan.groups_of(made_by.metadata))
     generator = vqgan.VQGAN(
         network, device=place.device, dtype=place.dtype, pull=config.optimizer.pull, **asdict(config.latent)
     )
+    generator.grid(config.size)
+    files = [load(path) for path in paths]
     cleaned_by = load(cleaner, parts=("",)) if cleaner else None
     tidy = _denoiser(cleaned_by, made_by, place) if cleaned_by else None
     known = all(path == STARTER / "guide-rn.safetensors" for path in paths)
-    recipe = _recipe(config, generator, tidied=tidy is not None, known=known)
+    recipe = _recipe(config, tidied=tidy is not None, known=known)
     guides = [perceptor(guide.model, file, place) for guide, file in zip(config.guides, files, strict=True)]
     weights = [guide.weight for guide in config.guides]
     hashes = {f"guide {i}": file.sha256 for i, file in enumerate(files)} | {"generator": made_by.sha256}
@@ -111,10 +112,9 @@ def _denoiser(file: Weights, generator: Weights, place: Place) -> denoiser.Denoi
     return denoiser.Denoiser(network, device=place.device, dtype=place.dtype)
 
 
-def _recipe(config: Config, generator: vqgan.VQGAN, *, tidied: bool, known: bool) -> Recipe:
+def _recipe(config: Config, *, tidied: bool, known: bool) -> Recipe:
     usual, usual_end = TIDIED_RATES if tidied else PLAIN_RATES
     start, rates, weights, tidy = config.start, config.optimizer, config.losses, config.denoiser
-    generator.grid(config.size)
     started = start.kind in ("image", "backend")
     emphasis = float(known) if weights.emphasis is None else weights.emphasis
     shown = tuple((picture(each.image, (IMAGE_SIDE, IMAGE_SIDE)), each.weight) for each in config.images)

@@ -19,6 +19,8 @@ from vqclip.backends.vqgan import VQGANBackend
 from vqclip.compare.page import write_run_page
 from vqclip.compare.variants import flat
 from vqclip.config import Config, Loaded
+from vqclip.effects import notices
+from vqclip.inputs import check_place, folder_names, placed
 from vqclip.job import InputError, Job, Result, Step
 from vqclip.makers import job_of
 from vqclip.memory import forget_peak, held
@@ -46,11 +48,12 @@ def run(loaded: Loaded, progress: Progress, studio: Studio | None = None) -> lis
     Raises:
         InputError, WeightsError, ResourceError: see `vqclip.job`. Interrupted: after a saved stop.
     """
-    studio = studio or open_studio(loaded.config, progress.note)
+    studio = studio or open_run(loaded, progress)
     say = once(progress.note)
     pictures = singles(loaded.config)
-    for single in pictures:
-        studio.backend.check(job_of(single))
+    with placed(loaded.origins):
+        for single in pictures:
+            studio.backend.check(job_of(single))
     _forecast(studio, pictures[0], progress)
     results = []
     with stop_on_signal() as stop:
@@ -59,6 +62,15 @@ def run(loaded: Loaded, progress: Progress, studio: Studio | None = None) -> lis
             place = (number, len(pictures))
             results.append(make_picture(single, text, studio, progress, stop=stop, number=place, say=say))
     return results
+
+
+def open_run(loaded: Loaded, progress: Progress) -> Studio:
+    """The models of a run; before that, what has no effect is said, and what cannot be is refused with key and line."""
+    for line in notices(loaded.origins, [loaded.config]):
+        progress.note(line)
+    with placed(loaded.origins):
+        check_place(loaded.config)
+        return open_studio(loaded.config, progress.note)
 
 
 def make_picture(
@@ -106,7 +118,7 @@ def _forecast(studio: Studio, single: Config, progress: Progress) -> None:
 def singles(config: Config) -> list[Config]:
     """One complete config per picture: what a run folder and the picture itself record."""
     pictures = configs.pictures(config)
-    numbered = config.name is not None and len(pictures) > 1
+    names = [config.name] * len(pictures) if config.name is None else folder_names(config.name, len(pictures))
     return [
         replace(
             config,
@@ -118,9 +130,9 @@ def singles(config: Config) -> list[Config]:
             seeds=1,
             seed=picture.seed or 0,
             threads=torch.get_num_threads(),
-            name=f"{str(config.name)[:74]}-{number}" if numbered else config.name,
+            name=name,
         )
-        for number, picture in enumerate(pictures, start=1)
+        for name, picture in zip(names, pictures, strict=True)
     ]
 
 
@@ -134,7 +146,7 @@ def rerun(picture: Path, overrides: Sequence[str], progress: Progress) -> list[R
     base = configs.from_mapping(_mapping(found.get("config"), picture), source=str(picture))
     loaded = configs.load_over(replace(base, name=None), overrides, source=str(picture))
     before = _mapping(found.get("weights", {}), picture)
-    studio = open_studio(loaded.config, progress.note)
+    studio = open_run(loaded, progress)
     for role, now in studio.facts["weights"].items():
         if role in before and before[role] != now:
             progress.note(f"{role} is not the file that made this picture; the pixels will differ")

@@ -27,7 +27,7 @@ _NAME = r"(?!(?i:con|prn|aux|nul|com[0-9]|lpt[0-9])(\.|$))(?!\.)[A-Za-z0-9._-]{1
 class Guide:
     """A CLIP model that steers the picture."""
 
-    model: str = key("starter", '"starter" or a path to a checkpoint')
+    model: str = key("starter", '"starter", a name of `vqclip models list` or a path', file="weights")
     weight: float = key(1.0, "share of this model among the guides", above=0.0, high=1000.0)
 
 
@@ -35,7 +35,7 @@ class Guide:
 class Reference:
     """A picture that the result should resemble."""
 
-    image: str = key("", "path of the picture", nonempty=True)
+    image: str = key("", "path of the picture", nonempty=True, file="file")
     weight: float = key(1.0, "factor, as for a prompt", low=0.0, high=1e6)
 
 
@@ -66,7 +66,7 @@ class Start:
         "smooth", "what it begins with; diffusion backends take image and backend, else pure noise",
         choices=("smooth", "noise", "mean", "sine", "image", "backend"),
     )  # fmt: skip
-    image: str | None = key(None, "path of the start picture, for kind image")
+    image: str | None = key(None, "path of the start picture, for kind image", file="file")
     backend: str | None = key(None, "which backend makes the start picture, for kind backend", choices=BACKENDS)
     cells: int = key(4, "cells of smooth noise along the picture's side", low=1, high=256)
     contrast: float = key(0.3, "strength of the smooth noise", low=0.0, high=10.0)
@@ -127,7 +127,9 @@ class Crops:
 class Denoiser:
     """What brings the latent back to what drawings look like, after each update."""
 
-    model: str = key("auto", '"auto": the starter one for the starter generator, else none; "none"; or a path')
+    model: str = key(
+        "auto", '"auto": the starter one for the starter generator, else none; "none"; or a path', file="weights"
+    )
     noise: float = key(0.95, "noise level of the latent at first; 1 would be noise alone", low=0.0, below=1.0)
     noise_end: float = key(0.2, "the same at the last step", low=0.0, below=1.0)
     strength: float = key(0.5, "with a start picture: share of that noise", low=0.0, high=1.0)
@@ -162,9 +164,11 @@ class Losses:
 class Kandinsky:
     """Backend kandinsky: a prior makes an image embedding of the prompts, a decoder draws it."""
 
-    prior: str = key("starter", '"starter", a folder or a hub name of the prior pipeline')
-    decoder: str = key("starter", '"starter", a folder or a hub name of the decoder pipeline')
-    inpaint: str | None = key(None, "a folder or a hub name of the inpainting decoder; needed with a mask")
+    prior: str = key("starter", '"starter", a folder or a hub name of the prior pipeline', file="pipeline")
+    decoder: str = key("starter", '"starter", a folder or a hub name of the decoder pipeline', file="pipeline")
+    inpaint: str | None = key(
+        None, "a folder or a hub name of the inpainting decoder; needed with a mask", file="pipeline"
+    )
     prior_steps: int = key(25, "denoising steps of the prior", low=2, high=1000)
     prior_guidance: float = key(4.0, "guidance scale of the prior", low=0.0, high=100.0)
     prior_seed: int | None = key(None, "seed of the prior; none = from the picture's seed", low=0, high=MAX_SEED)
@@ -172,7 +176,7 @@ class Kandinsky:
     guidance: float = key(4.0, "guidance scale of the decoder", low=0.0, high=100.0)
     scheduler: str = key("ddpm", "sampler of the decoder", choices=("ddpm", "ddim", "dpm++"))
     strength: float = key(0.6, "with a start picture: share of the noise that is added", above=0.0, high=1.0)
-    mask: str | None = key(None, "path of a mask for the start picture; white is drawn anew")
+    mask: str | None = key(None, "path of a mask for the start picture; white is drawn anew", file="file")
     offload: bool = key(default=False, doc="keep models in main memory, one at a time on the GPU")
 
 
@@ -180,7 +184,7 @@ class Kandinsky:
 class StableDiffusion:
     """Backend stable-diffusion: Stable Diffusion 1.5."""
 
-    model: str | None = key(None, "a .safetensors or .ckpt file, or a folder; needed")
+    model: str | None = key(None, "a .safetensors or .ckpt file, or a folder; needed", file="file")
     steps: int = key(50, "denoising steps", low=1, high=1000)
     guidance: float = key(7.5, "guidance scale", low=0.0, high=100.0)
     scheduler: str = key("ddpm", "sampler", choices=("ddpm", "ddim", "dpm++", "pndm", "euler", "euler_a", "unipc"))
@@ -209,7 +213,7 @@ class Config:
         None, "name of the run folder; none = time, slug and hash", pattern=_NAME,
         form="a plain name of 1 to 80 letters, digits, `.`, `_`, `-`, without a leading dot,",
     )  # fmt: skip
-    include: tuple[Prompt, ...] = key((), "what the picture shows: a text, or a list of texts and {text, weight, stop}")
+    include: tuple[Prompt, ...] = key((), "what the picture shows: texts, text:weight:stop, {text, weight, stop}")
     exclude: tuple[Prompt, ...] = key((), "what no picture may show; same forms as include")
     extras: tuple[Prompt, ...] = key((), "style and mood of every picture; same forms as include")
     images: tuple[Reference, ...] = key((), "pictures to resemble: paths and {image, weight}")
@@ -220,15 +224,15 @@ class Config:
     backend: str = key("vqgan", "what draws", choices=BACKENDS)
     variants: tuple[Variant, ...] = key((), "what `compare` compares: backends and {backend, name, set}")
     seeds: int = key(1, "pictures that `compare` makes of each prompt, seeds counting up", low=1, high=1000)
-    outputs: str = key("outputs", "folder of the run folders")
+    outputs: str = key("outputs", "folder of the run folders, as seen from the current one")
     device: str = key(
         "auto", "where to compute", pattern=r"auto|cpu|mps|cuda(:[0-9]{1,2})?",
         form="auto, cpu, cuda, cuda:N or mps",
     )  # fmt: skip
     precision: str = key("auto", "number format of the models", choices=("auto", "fp32", "bf16"))
-    generator: str = key("starter", 'VQGAN: "starter" or a path to a checkpoint')
+    generator: str = key("starter", 'VQGAN: "starter", a name of `vqclip models list` or a path', file="weights")
     guides: tuple[Guide, ...] = key((Guide(),), "CLIP models that steer: texts or {model, weight}", nonempty=True)
-    judge: str | None = key("starter", "CLIP model that scores and never steers; none = no score")
+    judge: str | None = key("starter", "CLIP model that scores and never steers; none = no score", file="weights")
     too_long: str = key("error", "prompts over CLIP's context length", choices=("error", "truncate"))
     start: Start = Start()
     optimizer: Optimizer = Optimizer()

@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vqclip.job import InputError, Reading, WeightsError
+from vqclip.paths import OPEN_CLIP
 
-PREFIX = "open_clip:"
+PREFIX = OPEN_CLIP
 _NAME = re.compile(r"open_clip:([^:@]+)(?:@([^:@]+))?:(.+)")
 _FOREIGN = ("visual.trunk.", "visual.head.", "visual.attn_pool.", "text.", "text_decoder.", "logit_bias")
 _NO_WEIGHTS = ("input_resolution", "context_length", "vocab_size")  # extra entries of OpenAI's archives

@@ -157,6 +157,22 @@ def build(state: Mapping[str, Tensor], *, groups: int = _TAMING_GROUPS) -> VQMod
     return model.eval().requires_grad_(requires_grad=False)
 
 
+def cells(size: tuple[int, int], stride: int) -> tuple[int, int]:
+    """(height, width) of the latent grid for a picture of `size` = (width, height) at `stride` pixels a cell.
+
+    Raises:
+        InputError: a side is not a positive multiple of the stride.
+    """
+    width, height = size
+    if width % stride or height % stride or min(size) < stride:
+        near = tuple(max(1, round(side / stride)) * stride for side in size)
+        raise InputError(
+            f"size: {width}x{height} is not a multiple of {stride}, this generator's stride; "
+            f"nearest is {near[0]}x{near[1]}"
+        )
+    return height // stride, width // stride
+
+
 class VQGAN:
     """A VQGAN as a Generator: latents are grids of code vectors, pictures come out in [0, 1].
 
@@ -193,14 +209,7 @@ class VQGAN:
         Raises:
             InputError: a side is not a positive multiple of the stride.
         """
-        width, height = size
-        if width % self.stride or height % self.stride or min(size) < self.stride:
-            near = tuple(max(1, round(side / self.stride)) * self.stride for side in size)
-            raise InputError(
-                f"size: {width}x{height} is not a multiple of {self.stride}, this generator's stride; "
-                f"nearest is {near[0]}x{near[1]}"
-            )
-        return height // self.stride, width // self.stride
+        return cells(size, self.stride)
 
     def sample(self, size: tuple[int, int], rng: torch.Generator) -> Tensor:
         """Uniformly drawn codebook rows: (1, D, h, w)."""

@@ -16,9 +16,11 @@ from torch import Tensor
 
 from vqclip.job import InputError, ResourceError, WeightsError
 from vqclip.models import checkpoints
+from vqclip.paths import is_path
 
 if TYPE_CHECKING:
     from vqclip.models.answer import Progress
+    from vqclip.models.catalogue import Entry
 
 STARTER = Path(__file__).parent.parent / "starter"
 # What "starter" means for each part of a run, and the names by which one can be picked.
@@ -30,7 +32,6 @@ KINDS = {
     "judge": {"clip", "open_clip"},
     "denoiser": {"denoiser"},  # of which none is published
 }
-_SUFFIXES = {".ckpt", ".pt", ".pth", ".bin", ".safetensors", ".zip"}
 _LARGE = 50_000_000  # bytes: smaller files are read so fast that a converted copy is of no use
 
 
@@ -64,6 +65,20 @@ def find(name: str, *, role: str, offline: bool = False, on_progress: Progress |
         InputError: an unknown starter model or name. WeightsError: no file at that path, or not to be had.
         ResourceError: no space for it.
     """
+    found = look_up(name, role=role)
+    if isinstance(found, Path):
+        return found
+    from vqclip.models import store
+
+    return store.locate(found, offline=offline, on_progress=on_progress)
+
+
+def look_up(name: str, *, role: str) -> Path | Entry:
+    """The file behind a config value, or what the catalogue says about one that may have to be fetched.
+
+    Raises:
+        InputError: an unknown starter model or name. WeightsError: no file at that path.
+    """
     if name == "starter" or name.startswith("starter/"):
         stem = STARTER_FILES[role] if name == "starter" else name.removeprefix("starter/")
         shipped = sorted(path.stem for path in STARTER.glob("*.safetensors"))
@@ -73,13 +88,9 @@ def find(name: str, *, role: str, offline: bool = False, on_progress: Progress |
     path = Path(name).expanduser()
     if path.is_file():
         return path
-    if path.is_dir() or path.suffix.lower() in _SUFFIXES or name.startswith((".", "/", "~")):
+    if path.is_dir() or is_path(name):
         raise WeightsError(f"{role}: no weights at {name}; give a file, 'starter' or a name of `vqclip models list`")
-    return _fetched(name, role, offline=offline, on_progress=on_progress)
-
-
-def _fetched(name: str, role: str, *, offline: bool, on_progress: Progress | None) -> Path:
-    from vqclip.models import catalogue, store  # needed by those alone who name a published model
+    from vqclip.models import catalogue  # needed by those alone who name a published model
 
     try:
         entry = catalogue.entry(name)
@@ -87,7 +98,7 @@ def _fetched(name: str, role: str, *, offline: bool, on_progress: Progress | Non
         raise InputError(f"{role}: {error}") from error
     if entry.kind not in KINDS[role]:
         raise InputError(f"{role}: {entry.name} is of the kind {entry.kind}; {' or '.join(KINDS[role])} is needed")
-    return store.locate(entry, offline=offline, on_progress=on_progress)
+    return entry
 
 
 def load(path: Path, *, parts: tuple[str, ...] | None = None) -> Weights:
