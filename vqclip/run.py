@@ -27,6 +27,7 @@ from vqclip.preflight import preflight
 from vqclip.progress import Progress
 from vqclip.record import folder as folders
 from vqclip.record import metadata
+from vqclip.record.pace import VideoPlan
 from vqclip.record.pace import plan as plan_video
 from vqclip.record.recorder import Recorder
 
@@ -73,6 +74,8 @@ def run(loaded: Loaded, progress: Progress, studio: Studio | None = None) -> lis
     for single in singles:
         studio.backend.check(job_of(single))
     _forecast(studio, singles[0], progress)
+    for line in _film(singles[0], job_of(singles[0])).notes if singles[0].video.formats else ():
+        progress.note(line)
     results = []
     with stop_on_signal() as stop:
         for number, single in enumerate(singles, start=1):
@@ -111,6 +114,13 @@ def _forecast(studio: Studio, single: Config, progress: Progress) -> None:
         parts=backend.parts(single.size, single.steps), denoiser=backend.denoiser,
     )  # fmt: skip
     progress.note(forecast.line)
+
+
+def _film(config: Config, job: Job) -> VideoPlan:
+    shown = config.video
+    return plan_video(
+        job.steps, seconds=shown.seconds, fps=shown.fps, every=shown.every, hold=shown.hold, smooth=shown.smooth
+    )
 
 
 def _singles(config: Config) -> list[Config]:
@@ -163,18 +173,18 @@ def _record(
     """One picture: the backend works, the recorder writes, the judge looks."""
     judge = studio.judge_of(job)
     shown = config.video
-    plan = plan_video(job.steps, seconds=shown.seconds, fps=shown.fps, every=shown.every, hold=shown.hold)
     facts = {**studio.facts, "config": configs.to_mapping(config), "seed": job.seed}
     recorder = Recorder(
         place,
         job,
-        plan=plan,
+        plan=_film(config, job),
         formats=shown.formats,
         keep_frames=shown.keep,
         log_every=config.log_every,
         score=judge.curve if judge else None,
         score_every=config.score_every,
         facts=facts,
+        scale=shown.scale,
     )
 
     def on_step(step: Step) -> None:
