@@ -12,7 +12,8 @@ SECONDS: Final = 8.0
 HOLD: Final = 1.5
 FPS: Final = 25  # 4 hundredths of a second a frame: exact in GIF too
 PICTURES: Final = 240  # at least so many steps are looked at, where there are so many: enough to remake a longer film
-EASE: Final = 0.6  # share of the film = share of the steps to this power: the first sixth of the steps takes a third
+EARLY: Final = 2 / 3  # of the film goes by the steps done, the rest by those to come, each share to the power ...
+EASE: Final = 0.6  # ... of this: the first sixth of the steps takes a quarter of the film, and its end comes to rest
 _TIME: Final = 0.45  # seconds of film over which steps are averaged ...
 _STEPS: Final = 4.0  # ... though never less than so many steps ...
 _SHARE: Final = 15  # ... nor more than this part of the run
@@ -43,16 +44,16 @@ class VideoPlan:
         return step % self.every == 0 or step == total
 
     def place(self, step: int, total: int) -> float:
-        """Which frame, in 0..moving - 1 and between frames too, shows this step alone: early steps take longer."""
+        """Which frame, in 0..moving - 1 and between frames too, shows this step: the first and the last take longer."""
         share = 1.0 if step >= total else step / total
-        return (self.moving - 1) * share**EASE
+        return (self.moving - 1) * (EARLY * share**EASE + (1 - EARLY) * (1 - (1 - share) ** EASE))
 
     def reach(self, step: int, total: int) -> float:
         """Over how many steps the film averages at this one: few at first, 0 at the end."""
         if step >= total:
             return 0.0
         most = min(total / _SHARE, max(_STEPS, _TIME * total * self.fps / self.moving))
-        return self.smooth * min(most * (1 - step / total), step / 2)
+        return self.smooth * min(most * math.sqrt(1 - step / total), step / 2)
 
 
 def plan(
