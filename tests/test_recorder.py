@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from films import decode, encoders
+from films import decode, encoders, raw
 from PIL import Image
 
 from vqclip import images
 from vqclip.job import Job, Prompt, ResourceError, Result, Step, Verdict
 from vqclip.record import metadata
-from vqclip.record.pace import VideoPlan
+from vqclip.record.pace import plan
 from vqclip.record.recorder import Recorder
 
 JOB = Job((Prompt("a cat"),), (Prompt("text"),), (), (32, 32), 6, 5)
@@ -33,7 +33,7 @@ def a_step(index: int, total: int = 6, *, loss: float = 1.0) -> Step:
 
 
 def a_recorder(folder: Path, **options: Any) -> Recorder:
-    return Recorder(folder, JOB, **{"plan": VideoPlan(2, 10, 0.2), "facts": FACTS, **options})
+    return Recorder(folder, JOB, **{"plan": raw(2, moving=4, held=2), "facts": FACTS, **options})
 
 
 def a_result(steps: int = 6) -> Result:
@@ -97,7 +97,7 @@ class TestMetrics:
         honest = torch.Tensor.tolist
         monkeypatch.setattr(torch.Tensor, "tolist", lambda tensor: reads.append(tensor.shape) or honest(tensor))
         monkeypatch.setattr(torch.Tensor, "item", lambda _tensor: pytest.fail("read one by one"))
-        with a_recorder(tmp_path, formats=(), log_every=2, plan=VideoPlan(100, 10, 0)) as recorder:
+        with a_recorder(tmp_path, formats=(), log_every=2, plan=raw(100, moving=2)) as recorder:
             for index in range(1, 5):
                 recorder.step(a_step(index))
             assert reads == [(2,), (2,)]

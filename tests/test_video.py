@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 from films import COLOURS, FPS, decode, encoders, ffmpeg, frame, movie, tag, wait_for_end
-from PIL import Image
+from PIL import Image, ImageSequence
 
+from vqclip.job import InputError
+from vqclip.record import video
 from vqclip.record.video import VideoWriter
 
 ODD = {"prompt": "quotes \" ' \\ = ; # % $HOME `id`\nline, tab \t, NUL \0, ü 猫 \U0001f431, half \ud83d", "seed": 7}
@@ -261,3 +263,37 @@ class TestTroubles:
             writer.append(frame(64, 64))
         assert writer.close() is None
         assert writer.problem is not None
+
+
+class TestAnimations:
+    @pytest.fixture(scope="class")
+    def film(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        return movie(tmp_path_factory.mktemp("film") / "a.mp4", [frame(256, 256, colour) for colour in COLOURS])
+
+    @pytest.mark.parametrize("suffix", [".gif", ".webp"])
+    def test_length_loop_and_colours(self, tmp_path: Path, film: Path, suffix: str) -> None:
+        output = video.animate(film, tmp_path / f"a{suffix}")
+        assert list(tmp_path.iterdir()) == [output]
+        with Image.open(output) as picture:
+            assert picture.info["loop"] == 0
+            shown = [(each.convert("RGB"), each.info["duration"]) for each in ImageSequence.Iterator(picture)]
+        assert sum(duration for _, duration in shown) == pytest.approx(700, abs=20)
+        first = np.asarray(shown[0][0], dtype=int)
+        assert np.abs(first - COLOURS[0]).max() <= 12
+
+    def test_a_film_with_a_cover_is_animated_by_its_frames(self, tmp_path: Path) -> None:
+        cover = Image.new("RGB", (400, 300), (255, 255, 255))
+        film = movie(tmp_path / "a.mp4", [frame(64, 64, (200, 30, 60))] * 3, cover=cover)
+        for suffix in (".gif", ".webp"):
+            with Image.open(video.animate(film, tmp_path / f"a{suffix}")) as picture:
+                assert picture.size == (64, 64)
+                assert np.abs(np.array(picture.convert("RGB"), dtype=int) - (200, 30, 60)).max() <= 12
+
+    def test_failures(self, tmp_path: Path, film: Path) -> None:
+        with pytest.raises(InputError, match=r"'\.avi'"):
+            video.animate(film, tmp_path / "a.avi")
+        (tmp_path / "broken.mp4").write_text("no video")
+        with pytest.raises(video.EncoderError) as caught:
+            video.animate(tmp_path / "broken.mp4", tmp_path / "a.gif")
+        assert str(caught.value).isprintable()
+        assert [path.name for path in tmp_path.iterdir()] == ["broken.mp4"]
