@@ -161,6 +161,7 @@ def test_video_hands_over_its_options(monkeypatch: pytest.MonkeyPatch, capsys: p
 
     def reencode(folder: Path, **options: Any) -> Path:
         options.pop("say")("a line")
+        assert not options.pop("stopped")()
         asked.append((folder, options))
         return folder / "progress.gif"
 

@@ -54,20 +54,20 @@ def test_few_steps_a_second_are_averaged_by_steps_and_many_by_time() -> None:
 
 
 @pytest.mark.parametrize(
-    ("steps", "asked", "every", "fps", "moving", "held"),
+    ("steps", "asked", "made"),
     [
-        (60, {}, 1, 25, 162, 38),
-        (0, {}, 1, 25, 162, 38),
-        (500, {}, 3, 25, 162, 38),
-        (500, {"every": 10}, 10, 25, 162, 38),
-        (1000, {"seconds": 30, "fps": 30}, 2, 30, 855, 45),
-        (60, {"seconds": 1, "hold": 0.5}, 1, 25, 13, 12),
-        (60, {"seconds": 0.1, "fps": 10, "hold": 0}, 1, 10, 1, 0),
+        (60, {}, (1, 25, 162, 38)),  # every, fps, moving, held
+        (0, {}, (1, 25, 162, 38)),
+        (500, {}, (3, 25, 162, 38)),
+        (500, {"every": 10}, (10, 25, 162, 38)),
+        (1000, {"seconds": 30, "fps": 30}, (2, 30, 855, 45)),
+        (60, {"seconds": 1, "hold": 0.5}, (1, 25, 13, 12)),
+        (60, {"seconds": 0.1, "fps": 10, "hold": 0}, (1, 10, 1, 0)),
     ],
 )
-def test_examples(steps: int, asked: dict[str, Any], every: int, fps: int, moving: int, held: int) -> None:
+def test_examples(steps: int, asked: dict[str, Any], made: tuple[int, ...]) -> None:
     pace = plan(steps, **asked)
-    assert (pace.every, pace.fps, pace.moving, pace.held) == (every, fps, moving, held)
+    assert (pace.every, pace.fps, pace.moving, pace.held) == made
     assert pace.notes == ()
 
 

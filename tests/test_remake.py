@@ -80,7 +80,8 @@ def test_films_carry_the_recipe_and_the_runs_own_stays(tmp_path: Path, form: str
     finished(tmp_path)
     before = (tmp_path / "progress.mp4").read_bytes()
     made = [reencode(tmp_path, format=form, seconds=1) for _ in range(2)]
-    names = [f"progress-{number}.mp4" for number in (2, 3)] if form == "mp4" else [f"progress.{form}", f"progress-2.{form}"]
+    stems = ("progress-2", "progress-3") if form == "mp4" else ("progress", "progress-2")
+    names = [f"{stem}.{form}" for stem in stems]
     assert [path.name for path in made] == names
     assert metadata.read(made[0]) == metadata.read(tmp_path / "final.png")
     assert (tmp_path / "progress.mp4").read_bytes() == before
@@ -140,10 +141,10 @@ def test_a_recipe_with_nonsense_in_it_does_no_harm(tmp_path: Path) -> None:
     kept(tmp_path, 2)
     odd: Any = {"video": {"seconds": "8", "fps": None, "hold": True, "smooth": [1], "scale": {}}}
     texts = metadata.embed(job=Job((Prompt("x"),)), config=odd, versions={}, weights={})
-    images.save_png(tmp_path / "final.png", Image.new("RGB", (64, 64)), texts)
+    images.save_png(tmp_path / "final.png", Image.new("RGB", (64, 64), (20, 0, 0)), texts)
     assert len(decode(reencode(tmp_path, seconds=1, hold=0))) == 25
     (tmp_path / "final.png").unlink()
-    images.save_png(tmp_path / "final.png", Image.new("RGB", (64, 64)), {"vqclip": "{"})
+    images.save_png(tmp_path / "final.png", Image.new("RGB", (64, 64), (20, 0, 0)), {"vqclip": "{"})
     assert len(decode(reencode(tmp_path, seconds=1, hold=0))) == 25
 
 
@@ -210,7 +211,8 @@ def test_a_signal_ends_the_command_without_a_trace(tmp_path: Path, number: signa
         time.sleep(0.05)
     child.send_signal(number)
     output, said = child.communicate(timeout=120)
-    assert (child.returncode, output, said) == (130, "", "vqclip: interrupted\n")
+    assert (child.returncode, output) == (130, "")
+    assert said.endswith("vqclip: interrupted\n")
     assert [path.name for path in tmp_path.iterdir()] == ["progress"]
 
 

@@ -209,9 +209,18 @@ def video(folder: Path, *, form: str | None, **options: Any) -> None:
     """Make the progress video of RUN_FOLDER again from its kept frames."""
     from vqclip.record.remake import reencode
 
-    for number in (signal.SIGTERM, signal.SIGHUP):  # whoever ends us leaves no half-made files either
-        signal.signal(number, signal.default_int_handler)
-    made = reencode(folder, format=form, say=lambda line: click.echo(f"vqclip: {line}", err=True), **options)
+    asked_to_stop: list[int] = []
+
+    def stop(number: int, _frame: object) -> None:
+        asked_to_stop.append(number)  # an exception is lost where Python is just starting the encoder
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # whoever ends us leaves no half-made files
+        signal.signal(number, stop)
+    made = reencode(
+        folder, format=form, say=lambda line: click.echo(f"vqclip: {line}", err=True),
+        stopped=lambda: bool(asked_to_stop), **options,
+    )  # fmt: skip
     click.echo(str(made))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,12 +36,13 @@ def reencode(
     format: str | None = None,
     output: Path | None = None,
     say: Callable[[str], None] = lambda _line: None,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Path:
     """Make a film (mp4, gif or webp) from the frames kept in `folder`/progress and the final picture.
 
     What is None is as in the run's recipe, the format as `output` ends, else mp4. Without `output` the film lies in
     the folder as progress.<format>, or progress-2 and so on: nothing is overwritten. `say` is told, in a line each,
-    what could not be as asked. Raises InputError when there are no frames, they differ in size, or `format` and
+    what could not be as asked. Raises KeyboardInterrupt at the next frame once `stopped`, InputError when there are no frames, they differ in size, or `format` and
     `output` do not fit, ResourceError when the encoder or the disk fails; an older file stays then.
     """
     form = _form(folder, format, output)
@@ -64,7 +66,7 @@ def reencode(
             first = next(frames)
             made = room / "film.mp4"
             writer = video.VideoWriter(made, (first.shape[1], first.shape[0]), pace.fps, recipe, scale=factor)
-            film = Film(pace, writer.append)
+            film = Film(pace, partial(_send, writer, stopped))
             try:
                 film.show(first, int(kept[0].stem), last)
                 for path, frame in zip(kept[1:], frames, strict=True):
@@ -81,6 +83,12 @@ def reencode(
         raise ResourceError(f"{beside}: {error}") from error
     except OSError as error:
         raise ResourceError(f"{beside} cannot be written ({error.strerror or error})") from error
+
+
+def _send(writer: video.VideoWriter, stopped: Callable[[], bool], frame: NDArray[np.uint8]) -> None:
+    if stopped():
+        raise KeyboardInterrupt
+    writer.append(frame)
 
 
 def _form(folder: Path, form: str | None, output: Path | None) -> str:
