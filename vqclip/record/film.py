@@ -75,4 +75,4 @@ class Film:
 
 
 def _whole(values: NDArray[np.float32] | Frame) -> Frame:
-    return values if values.dtype == np.uint8 else np.rint(np.clip(values, 0, 255)).astype(np.uint8)
+    return np.rint(np.clip(values, 0, 255)).astype(np.uint8)

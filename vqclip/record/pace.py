@@ -46,7 +46,7 @@ class VideoPlan:
     def place(self, step: int, total: int) -> float:
         """Which frame, in 0..moving - 1 and between frames too, shows this step: the first and the last take longer."""
         share = 1.0 if step >= total else step / total
-        return (self.moving - 1) * (EARLY * share**EASE + (1 - EARLY) * (1 - (1 - share) ** EASE))
+        return (self.moving - 1) * (EARLY * math.pow(share, EASE) + (1 - EARLY) * (1 - math.pow(1 - share, EASE)))
 
     def reach(self, step: int, total: int) -> float:
         """Over how many steps the film averages at this one: few at first, 0 at the end."""

@@ -22,7 +22,7 @@ import torch
 
 from vqclip import images
 from vqclip.job import Job, ResourceError, Result, Step
-from vqclip.record import metadata, video
+from vqclip.record import containers, metadata, video
 from vqclip.record.facts import described, finite, hashes, one_line
 from vqclip.record.film import Film
 from vqclip.record.folder import to_json, write_bytes, write_json
@@ -187,7 +187,7 @@ class Recorder:
 
     def _open_film(self, size: tuple[int, int]) -> Film:
         self._video = video.VideoWriter(
-            self.folder / "progress.mp4", size, self._plan.fps, json.loads(self._texts()[metadata.KEY]),
+            self.folder / "progress.mp4", size, self._plan.fps, json.loads(self._texts()[containers.KEY]),
             title=self.job.title, scale=self._scale,
         )  # fmt: skip
         return Film(self._plan, self._video.append)

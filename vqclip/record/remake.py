@@ -14,7 +14,7 @@ from PIL import Image
 
 from vqclip import images
 from vqclip.job import InputError, ResourceError
-from vqclip.record import metadata, video
+from vqclip.record import containers, metadata, video
 from vqclip.record.ffmpeg import GIF_FPS, EncoderError
 from vqclip.record.film import Film
 from vqclip.record.folder import to_json
@@ -42,8 +42,9 @@ def reencode(
 
     What is None is as in the run's recipe, the format as `output` ends, else mp4. Without `output` the film lies in
     the folder as progress.<format>, or progress-2 and so on: nothing is overwritten. `say` is told, in a line each,
-    what could not be as asked. Raises KeyboardInterrupt at the next frame once `stopped`, InputError when there are no frames, they differ in size, or `format` and
-    `output` do not fit, ResourceError when the encoder or the disk fails; an older file stays then.
+    what could not be as asked. Once `stopped`, the next frame raises KeyboardInterrupt. Raises InputError when there
+    are no frames, they differ in size, or `format` and `output` do not fit, ResourceError when the encoder or the
+    disk fails; an older file stays then.
     """
     form = _form(folder, format, output)
     kept = _kept(folder)
@@ -77,7 +78,7 @@ def reencode(
             if whole is None or writer.problem:
                 raise ResourceError(f"{beside}: {writer.problem or 'no video'}")
             if form != "mp4":
-                whole = video.animate(whole, room / f"film.{form}", {metadata.KEY: to_json(recipe)} if recipe else None)
+                whole = video.animate(whole, room / f"film.{form}", {containers.KEY: to_json(recipe)} if recipe else None)
             return _deliver(whole, beside, replace=output is not None)
     except EncoderError as error:
         raise ResourceError(f"{beside}: {error}") from error
