@@ -75,4 +75,5 @@ class Film:
 
 
 def _whole(values: NDArray[np.float32] | Frame) -> Frame:
-    return np.rint(np.clip(values, 0, 255)).astype(np.uint8)
+    whole: Frame = np.rint(np.clip(values, 0, 255)).astype(np.uint8)
+    return whole

@@ -78,7 +78,8 @@ def reencode(
             if whole is None or writer.problem:
                 raise ResourceError(f"{beside}: {writer.problem or 'no video'}")
             if form != "mp4":
-                whole = video.animate(whole, room / f"film.{form}", {containers.KEY: to_json(recipe)} if recipe else None)
+                texts = {containers.KEY: to_json(recipe)} if recipe else None
+                whole = video.animate(whole, room / f"film.{form}", texts)
             return _deliver(whole, beside, replace=output is not None)
     except EncoderError as error:
         raise ResourceError(f"{beside}: {error}") from error
