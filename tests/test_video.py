@@ -61,7 +61,7 @@ class TestFile:
 
     @pytest.mark.parametrize(
         ("size", "factor", "shown"),
-        [((64, 64), 4, (256, 256)), ((128, 96), 3, (384, 288)), ((91, 91), 3, (274, 274)), ((91, 64), 1, (92, 64))],
+        [((64, 64), 4, (256, 256)), ((128, 96), 3, (384, 288)), ((91, 91), 3, (276, 276)), ((91, 64), 1, (92, 64))],
     )
     def test_pictures_are_enlarged_without_smoothing_and_only_when_asked(
         self, tmp_path: Path, size: tuple[int, int], factor: int, shown: tuple[int, int]
