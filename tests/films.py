@@ -12,9 +12,17 @@ import imageio_ffmpeg
 import numpy as np
 from numpy.typing import NDArray
 
-from vqclip.record.video import VideoPlan, VideoWriter
+from vqclip.record.pace import VideoPlan
+from vqclip.record.video import VideoWriter
 
-SHORT = VideoPlan(every=1, fps=10, hold=0.5)
+FPS = 10
+
+
+def raw(every: int = 1, *, moving: int, held: int = 0) -> VideoPlan:
+    """A plan that shows each step as it is, ten frames a second."""
+    return VideoPlan(every, FPS, moving, held, smooth=0)
+
+
 COLOURS = [(200, 30, 60), (20, 180, 90), (40, 60, 220), (250, 240, 20), (128, 128, 128), (0, 0, 0), (255, 255, 255)]
 
 
@@ -24,10 +32,11 @@ def frame(width: int, height: int, colour: tuple[int, int, int] = (200, 30, 60))
 
 def movie(path: Path, frames: list[NDArray[np.uint8]], **options: Any) -> Path:
     size = (frames[0].shape[1], frames[0].shape[0])
-    writer = VideoWriter(path, size, options.pop("plan", SHORT), options.pop("facts", {}), **options)
+    cover = options.pop("cover", None)
+    writer = VideoWriter(path, size, FPS, options.pop("facts", {}), **options)
     for each in frames:
         writer.append(each)
-    made = writer.close()
+    made = writer.close(cover)
     assert writer.problem is None
     assert made == path
     return path

@@ -164,15 +164,19 @@ def test_video_hands_over_its_options(monkeypatch: pytest.MonkeyPatch, capsys: p
     asked: list[tuple[Path, dict[str, Any]]] = []
 
     def reencode(folder: Path, **options: Any) -> Path:
+        options.pop("say")("a line")
+        assert not options.pop("stopped")()
         asked.append((folder, options))
         return folder / "progress.gif"
 
-    monkeypatch.setattr("vqclip.record.video.reencode", reencode, raising=False)
+    monkeypatch.setattr("vqclip.record.remake.reencode", reencode)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
     assert cli.main(["video", "outputs/x", "--fps", "12", "--format", "gif"]) == 0
-    assert asked == [
-        (Path("outputs/x"), {"fps": 12, "seconds": None, "hold": 1.5, "format": "gif", "output": None}),
-    ]
-    assert capsys.readouterr().out == f"{Path('outputs/x/progress.gif')}\n"
+    nothing = dict.fromkeys(("seconds", "hold", "smooth", "scale", "output"))
+    assert asked == [(Path("outputs/x"), {**nothing, "fps": 12, "format": "gif"})]
+    told = capsys.readouterr()
+    assert told.out == f"{Path('outputs/x/progress.gif')}\n"
+    assert told.err == "vqclip: a line\n"
 
 
 def test_config_prints_yaml_that_loads_to_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 from report_folders import FILM, write_run
 
-from vqclip.compare.embedded import Allowance, film, inside, picture, spread, strip
+from vqclip.compare.embedded import Allowance, film, inside, picture, poster, spread, strip
 from vqclip.job import InputError
 
 MUCH = 1 << 20
@@ -58,6 +59,19 @@ def test_a_film_that_is_no_mp4_is_left_out(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "progress.mp4"
     path.write_bytes(data)
     assert film(path, Allowance(MUCH)) is None
+
+
+def test_the_poster_of_a_film_is_the_final_picture(tmp_path: Path) -> None:
+    Image.new("RGB", (2048, 512), (200, 30, 60)).save(tmp_path / "final.png")
+    allowance = Allowance(MUCH)
+    uri = poster(tmp_path / "final.png", allowance)
+    data = base64.b64decode(uri.removeprefix("data:image/jpeg;base64,"))
+    assert allowance.left == MUCH - len(data)
+    with Image.open(io.BytesIO(data)) as shown:
+        assert (shown.format, shown.size) == ("JPEG", (1024, 256))
+        assert max(abs(a - b) for a, b in zip(shown.getpixel((9, 9)), (200, 30, 60), strict=True)) <= 4
+    assert poster(tmp_path / "final.png", Allowance(10)) == ""
+    assert poster(tmp_path / "gone.png", Allowance(MUCH)) == ""
 
 
 def test_the_strip_runs_from_the_first_frame_to_the_last(tmp_path: Path) -> None:

@@ -225,6 +225,7 @@ def test_every_picture_film_and_chart_says_what_it_is(folders: Path) -> None:
     for seen in poisoned(folders, "harmless"):
         assert all("alt" in each for each in seen.named("img"))
         assert all(each.get("aria-label") for each in seen.named("video"))
+        assert all((each.get("poster") or "").startswith("data:image/jpeg;base64,") for each in seen.named("video"))
         assert all(each.get("aria-label") or each.get("aria-hidden") for each in seen.named("svg"))
 
 

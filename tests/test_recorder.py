@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from films import decode, encoders
+from films import decode, encoders, raw
 from PIL import Image
 
 from vqclip import images
 from vqclip.job import Job, Prompt, ResourceError, Result, Step, Verdict
 from vqclip.record import metadata
-from vqclip.record.pace import VideoPlan
+from vqclip.record.pace import plan
 from vqclip.record.recorder import Recorder
 
 JOB = Job((Prompt("a cat"),), (Prompt("text"),), (), (32, 32), 6, 5)
@@ -33,7 +33,7 @@ def a_step(index: int, total: int = 6, *, loss: float = 1.0) -> Step:
 
 
 def a_recorder(folder: Path, **options: Any) -> Recorder:
-    return Recorder(folder, JOB, **{"plan": VideoPlan(2, 10, 0.2), "facts": FACTS, **options})
+    return Recorder(folder, JOB, **{"plan": raw(2, moving=4, held=2), "facts": FACTS, **options})
 
 
 def a_result(steps: int = 6) -> Result:
@@ -97,7 +97,7 @@ class TestMetrics:
         honest = torch.Tensor.tolist
         monkeypatch.setattr(torch.Tensor, "tolist", lambda tensor: reads.append(tensor.shape) or honest(tensor))
         monkeypatch.setattr(torch.Tensor, "item", lambda _tensor: pytest.fail("read one by one"))
-        with a_recorder(tmp_path, formats=(), log_every=2, plan=VideoPlan(100, 10, 0)) as recorder:
+        with a_recorder(tmp_path, formats=(), log_every=2, plan=raw(100, moving=2)) as recorder:
             for index in range(1, 5):
                 recorder.step(a_step(index))
             assert reads == [(2,), (2,)]
@@ -121,9 +121,26 @@ class TestMetrics:
 
 class TestFrames:
     def test_the_video_shows_the_planned_steps_and_holds_the_last(self, tmp_path: Path) -> None:
-        record(tmp_path)
+        record(tmp_path, plan=raw(2, moving=30, held=2))
         levels = decode(tmp_path / "progress.mp4").mean(axis=(1, 2, 3))
-        assert np.abs(levels - [0, 51, 102, 153, 153, 153]).max() <= 4
+        assert set(np.rint(levels / 51)) == {0, 1, 2, 3}, "steps 0, 2, 4 and 6"
+        assert np.abs(levels - np.rint(levels / 51) * 51).max() <= 4
+        assert len(levels) == 32
+        assert np.abs(levels[-3:] - 153).max() <= 4
+
+    @pytest.mark.parametrize("seconds", [1, 3])
+    def test_the_video_lasts_what_was_asked_for_and_ends_with_the_picture(self, tmp_path: Path, seconds: float) -> None:
+        record(tmp_path, plan=plan(6, seconds=seconds, hold=0.4))
+        levels = decode(tmp_path / "progress.mp4").mean(axis=(1, 2, 3))
+        assert len(levels) == 25 * seconds
+        assert np.abs(levels[-11:] - 153).max() <= 4
+        assert np.abs(np.diff(levels)).max() <= 153 / 4
+
+    def test_every_film_carries_the_recipe_of_the_picture(self, tmp_path: Path) -> None:
+        record(tmp_path, formats=["mp4", "gif", "webp"])
+        recipe = metadata.read(tmp_path / "final.png")
+        for form in ("mp4", "gif", "webp"):
+            assert metadata.read(tmp_path / f"progress.{form}") == recipe
 
     def test_kept_frames_are_exact_and_named_by_step(self, tmp_path: Path) -> None:
         record(tmp_path, keep_frames=True, formats=())
@@ -151,7 +168,7 @@ class TestFrames:
         assert not list(tmp_path.glob("*.mp4"))
         for name in ("progress.gif", "progress.webp"):
             with Image.open(tmp_path / name) as picture:
-                assert picture.n_frames >= 4
+                assert picture.n_frames >= 3
 
     def test_frames_stop_and_the_run_goes_on_when_the_disk_is_full(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

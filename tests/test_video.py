@@ -14,20 +14,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-from films import COLOURS, SHORT, decode, encoders, ffmpeg, frame, movie, tag, wait_for_end
+from films import COLOURS, FPS, decode, encoders, ffmpeg, frame, movie, tag, wait_for_end
+from PIL import Image, ImageSequence
 
-from vqclip.record.video import VideoPlan, VideoWriter
+from vqclip.job import InputError
+from vqclip.record import video
+from vqclip.record.video import VideoWriter
 
 ODD = {"prompt": "quotes \" ' \\ = ; # % $HOME `id`\nline, tab \t, NUL \0, ü 猫 \U0001f431, half \ud83d", "seed": 7}
 
 
 class TestFile:
-    def test_length_is_frames_by_rate_plus_hold(self, tmp_path: Path) -> None:
+    def test_length_is_frames_by_rate(self, tmp_path: Path) -> None:
         made = movie(tmp_path / "progress.mp4", [frame(256, 256, colour) for colour in COLOURS])
         about = ffmpeg("-i", made)[1]
-        assert "Duration: 00:00:01.20" in about  # 7 / 10 + 0.5
+        assert "Duration: 00:00:00.70" in about
         assert "10 fps" in about
-        assert len(decode(made)) == 12
+        assert len(decode(made)) == 7
 
     def test_format_is_what_every_player_takes(self, tmp_path: Path) -> None:
         made = movie(tmp_path / "progress.mp4", [frame(320, 256)] * 3)
@@ -57,16 +60,16 @@ class TestFile:
         assert np.abs(shown[:-4, : width - 4] - 128).max() <= 12
 
     @pytest.mark.parametrize(
-        ("size", "shown"), [((64, 64), (256, 256)), ((128, 96), (384, 288)), ((91, 91), (276, 276))]
+        ("size", "factor", "shown"),
+        [((64, 64), 4, (256, 256)), ((128, 96), 3, (384, 288)), ((91, 91), 3, (276, 276)), ((91, 64), 1, (92, 64))],
     )
-    def test_small_pictures_are_enlarged_without_smoothing(
-        self, tmp_path: Path, size: tuple[int, int], shown: tuple[int, int]
+    def test_pictures_are_enlarged_without_smoothing_and_only_when_asked(
+        self, tmp_path: Path, size: tuple[int, int], factor: int, shown: tuple[int, int]
     ) -> None:
         checks = frame(*size, (40, 40, 40))
         checks[::2, 1::2] = checks[1::2, ::2] = 210
-        found = decode(movie(tmp_path / "a.mp4", [checks] * 2))[0]
+        found = decode(movie(tmp_path / "a.mp4", [checks] * 2, scale=factor))[0]
         assert found.shape[1::-1] == shown
-        factor = shown[0] // size[0]
         large = checks.repeat(factor, axis=0).repeat(factor, axis=1)
         assert np.abs(found[: large.shape[0], : large.shape[1]] - large).mean() < 6
 
@@ -91,14 +94,35 @@ class TestFile:
         made = movie(tmp_path / "a.mp4", [frame(256, 256)] * 2, facts=more)
         assert json.loads(tag(made, "comment")) == {"omitted": "100001 bytes of facts"}
 
+    def test_the_cover_is_the_picture_given_and_no_frame(self, tmp_path: Path) -> None:
+        picture = Image.new("RGB", (2048, 1024), (250, 10, 120))
+        made = movie(tmp_path / "a.mp4", [frame(64, 64, (0, 90, 0))] * 3, cover=picture, facts={"seed": 7})
+        ffmpeg("-v", "error", "-i", made, "-map", "0:v:1", "-c", "copy", "-f", "image2pipe", tmp_path / "cover.jpg")
+        with Image.open(tmp_path / "cover.jpg") as cover:
+            assert cover.size == (1024, 512)
+            assert np.abs(np.array(cover.convert("RGB"), dtype=int) - (250, 10, 120)).max() <= 4
+        assert "(attached pic)" in ffmpeg("-i", made)[1]
+        assert decode(made).shape == (3, 64, 64, 3)
+        assert json.loads(tag(made, "comment")) == {"seed": 7}
+
+    def test_nothing_is_written_through_a_link(self, tmp_path: Path) -> None:
+        (tmp_path / "mine").write_text("precious")
+        (tmp_path / "a.part.mp4").symlink_to(tmp_path / "mine")
+        writer = VideoWriter(tmp_path / "a.mp4", (64, 64), FPS, {})
+        writer.append(frame(64, 64))
+        assert writer.close() is None
+        assert writer.problem == "video stopped after 0 frames: File exists"
+        assert (tmp_path / "mine").read_text() == "precious"
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["a.part.mp4", "mine"]
+
     def test_no_frames_no_file(self, tmp_path: Path) -> None:
-        writer = VideoWriter(tmp_path / "a.mp4", (64, 64), SHORT, {})
+        writer = VideoWriter(tmp_path / "a.mp4", (64, 64), FPS, {})
         assert writer.close() is None
         assert writer.problem is None
         assert list(tmp_path.iterdir()) == []
 
     def test_one_frame_and_closing_twice(self, tmp_path: Path) -> None:
-        writer = VideoWriter(tmp_path / "a.mp4", (64, 64), VideoPlan(1, 10, 0), {})
+        writer = VideoWriter(tmp_path / "a.mp4", (64, 64), 10, {})
         writer.append(frame(64, 64))
         assert writer.close() == writer.close() == tmp_path / "a.mp4"
         writer.append(frame(64, 64))
@@ -106,7 +130,7 @@ class TestFile:
 
     @pytest.mark.parametrize("wrong", [frame(64, 63), frame(64, 64).astype(float), frame(64, 64)[:, :, 0]])
     def test_frames_of_another_kind_are_refused(self, tmp_path: Path, wrong: Any) -> None:
-        writer = VideoWriter(tmp_path / "a.mp4", (64, 64), SHORT, {})
+        writer = VideoWriter(tmp_path / "a.mp4", (64, 64), FPS, {})
         with pytest.raises(ValueError, match="is needed"):
             writer.append(wrong)
 
@@ -115,8 +139,8 @@ WRITING = """
     import sys, time
     import numpy as np
     from pathlib import Path
-    from vqclip.record.video import VideoPlan, VideoWriter
-    writer = VideoWriter(Path(sys.argv[1]), (128, 128), VideoPlan(1, 10, 0), {"seed": 7})
+    from vqclip.record.video import VideoWriter
+    writer = VideoWriter(Path(sys.argv[1]), (128, 128), 10, {"seed": 7})
     for index in range(40):
         writer.append(np.full((128, 128, 3), index * 6, dtype=np.uint8))
         time.sleep(0.01)
@@ -161,7 +185,7 @@ class TestEnds:
 
     def test_nothing_runs_after_close(self, tmp_path: Path) -> None:
         before = encoders()
-        writer = VideoWriter(tmp_path / "a.mp4", (64, 64), SHORT, {})
+        writer = VideoWriter(tmp_path / "a.mp4", (64, 64), FPS, {})
         writer.append(frame(64, 64))
         assert len(encoders() - before) == 1
         writer.close()
@@ -181,7 +205,7 @@ class TestTroubles:
     ) -> None:
         exe = fake(tmp_path / "encoder", script) if script else str(tmp_path / "missing")
         monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", exe)
-        writer = VideoWriter(tmp_path / "a.mp4", (64, 64), SHORT, {})
+        writer = VideoWriter(tmp_path / "a.mp4", (64, 64), FPS, {})
         for _ in range(3):
             writer.append(frame(64, 64))
         assert writer.close() is None
@@ -192,7 +216,7 @@ class TestTroubles:
 
     def test_an_encoder_that_dies_leaves_what_it_wrote(self, tmp_path: Path) -> None:
         before = encoders()
-        writer = VideoWriter(tmp_path / "a.mp4", (64, 64), SHORT, {})
+        writer = VideoWriter(tmp_path / "a.mp4", (64, 64), FPS, {})
         for _ in range(20):
             writer.append(frame(64, 64))
             time.sleep(0.01)
@@ -214,8 +238,8 @@ class TestTroubles:
             import resource, sys
             import numpy as np
             from pathlib import Path
-            from vqclip.record.video import VideoPlan, VideoWriter
-            writer = VideoWriter(Path(sys.argv[1]), (256, 256), VideoPlan(1, 10, 0), {})
+            from vqclip.record.video import VideoWriter
+            writer = VideoWriter(Path(sys.argv[1]), (256, 256), 10, {})
             resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000))
             draw = np.random.default_rng(0)
             for _ in range(30):
@@ -234,8 +258,42 @@ class TestTroubles:
         assert done.stdout.startswith("video stopped after ")
 
     def test_a_folder_that_vanishes(self, tmp_path: Path) -> None:
-        writer = VideoWriter(tmp_path / "gone" / "a.mp4", (64, 64), SHORT, {})
+        writer = VideoWriter(tmp_path / "gone" / "a.mp4", (64, 64), FPS, {})
         for _ in range(300):
             writer.append(frame(64, 64))
         assert writer.close() is None
         assert writer.problem is not None
+
+
+class TestAnimations:
+    @pytest.fixture(scope="class")
+    def film(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        return movie(tmp_path_factory.mktemp("film") / "a.mp4", [frame(256, 256, colour) for colour in COLOURS])
+
+    @pytest.mark.parametrize("suffix", [".gif", ".webp"])
+    def test_length_loop_and_colours(self, tmp_path: Path, film: Path, suffix: str) -> None:
+        output = video.animate(film, tmp_path / f"a{suffix}")
+        assert list(tmp_path.iterdir()) == [output]
+        with Image.open(output) as picture:
+            assert picture.info["loop"] == 0
+            shown = [(each.convert("RGB"), each.info["duration"]) for each in ImageSequence.Iterator(picture)]
+        assert sum(duration for _, duration in shown) == pytest.approx(700, abs=20)
+        first = np.asarray(shown[0][0], dtype=int)
+        assert np.abs(first - COLOURS[0]).max() <= 12
+
+    def test_a_film_with_a_cover_is_animated_by_its_frames(self, tmp_path: Path) -> None:
+        cover = Image.new("RGB", (400, 300), (255, 255, 255))
+        film = movie(tmp_path / "a.mp4", [frame(64, 64, (200, 30, 60))] * 3, cover=cover)
+        for suffix in (".gif", ".webp"):
+            with Image.open(video.animate(film, tmp_path / f"a{suffix}")) as picture:
+                assert picture.size == (64, 64)
+                assert np.abs(np.array(picture.convert("RGB"), dtype=int) - (200, 30, 60)).max() <= 12
+
+    def test_failures(self, tmp_path: Path, film: Path) -> None:
+        with pytest.raises(InputError, match=r"'\.avi'"):
+            video.animate(film, tmp_path / "a.avi")
+        (tmp_path / "broken.mp4").write_text("no video")
+        with pytest.raises(video.EncoderError) as caught:
+            video.animate(tmp_path / "broken.mp4", tmp_path / "a.gif")
+        assert str(caught.value).isprintable()
+        assert [path.name for path in tmp_path.iterdir()] == ["broken.mp4"]

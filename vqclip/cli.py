@@ -9,6 +9,7 @@ import errno
 import math
 import os
 import select
+import signal
 import sys
 import textwrap
 import traceback
@@ -204,17 +205,31 @@ def compare(arguments: tuple[str, ...], display: Any) -> None:
 
 @commands.command()
 @click.argument("folder", metavar="RUN_FOLDER", type=click.Path(path_type=Path))
+@click.option("--seconds", type=click.FloatRange(0.1, 600), callback=_finite, help="Length in all; default: the run's.")
 @click.option("--fps", type=click.IntRange(1, 120), help="Frames a second.")
-@click.option("--seconds", type=click.FloatRange(0.1, 600), callback=_finite, help="Length, instead of --fps.")
-@click.option("--hold", type=click.FloatRange(0, 60), callback=_finite, default=1.5, show_default=True,
-              help="Seconds that the last frame stays.")  # fmt: skip
-@click.option("--format", "form", type=click.Choice(["mp4", "gif", "webp"]), default="mp4", show_default=True)
-@click.option("--output", type=click.Path(path_type=Path), help="File to write; default: beside the frames.")
-def video(folder: Path, fps: int | None, seconds: float | None, *, hold: float, form: str, output: Path) -> None:
+@click.option("--hold", type=click.FloatRange(0, 60), callback=_finite,
+              help="Seconds of it in which the final picture stays, half of it at most.")  # fmt: skip
+@click.option("--smooth", type=click.FloatRange(0, 10), callback=_finite,
+              help="Averaging over neighbouring steps; 0: each step as it is.")  # fmt: skip
+@click.option("--scale", type=click.IntRange(1, 4), help="How many times as large as the picture.")
+@click.option("--format", "form", type=click.Choice(["mp4", "gif", "webp"]), help="Default: as --output ends, or mp4.")
+@click.option("--output", type=click.Path(path_type=Path), help="File to write; default: a new one beside the frames.")
+def video(folder: Path, *, form: str | None, **options: Any) -> None:
     """Make the progress video of RUN_FOLDER again from its kept frames."""
-    from vqclip.record.video import reencode
+    from vqclip.record.remake import reencode
 
-    made = reencode(folder, fps=fps, seconds=seconds, hold=hold, format=form, output=output)
+    asked_to_stop: list[int] = []
+
+    def stop(number: int, _frame: object) -> None:
+        asked_to_stop.append(number)  # an exception is lost where Python is just starting the encoder
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # whoever ends us leaves no half-made files
+        signal.signal(number, stop)
+    made = reencode(
+        folder, format=form, say=lambda line: click.echo(f"vqclip: {line}", err=True),
+        stopped=lambda: bool(asked_to_stop), **options,
+    )  # fmt: skip
     click.echo(str(made))
 
 

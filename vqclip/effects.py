@@ -111,16 +111,16 @@ def notices(origins: Mapping[str, str], configs: Sequence[Config], *, rules: Seq
     working = []
     for key in _given(origins, configs[0]):
         reasons = [_reason(key, config, rules) for config in configs]
-        said = [reason for reason in reasons if reason]
-        if len(said) == len(reasons):
-            idle.setdefault(said[0], []).append(key)
+        why = reasons[0] if all(reasons) else None
+        if why:
+            idle.setdefault(why, []).append(key)
         else:
             working.append(key)
     lines = [_line(keys, why, origins) for why, keys in idle.items()]
     for rule in CAUTIONS:
-        key = next((key for key in working if key in rule.keys), None)
-        if key is not None and all(rule.holds(config) for config in configs):
-            lines.append(f"{origins[key]}: {key}: {rule.why}")
+        touched = next((key for key in working if key in rule.keys), None)
+        if touched is not None and all(rule.holds(config) for config in configs):
+            lines.append(f"{origins[touched]}: {touched}: {rule.why}")
     return [*lines, *dict.fromkeys(line for config in configs for line in _contradictions(config))]
 
 

@@ -125,7 +125,7 @@ def _denoising(config: Config, section: Any, image: Tensor | None) -> Denoising:
 
 
 def _wants(config: Config, denoising: Denoising) -> Wants:
-    """Which steps are worth a decode: the video's frames and those that the judge scores."""
+    """Which steps are worth a decode: those that the video is made of and those that the judge scores."""
     total, shown, scored = updates(denoising), config.video, config.score_every
     frames = plan(total, seconds=shown.seconds, fps=shown.fps, every=shown.every, hold=shown.hold)
     return lambda index: frames.wants(index, total) or bool(scored and config.judge and index % scored == 0)

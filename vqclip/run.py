@@ -28,6 +28,7 @@ from vqclip.preflight import preflight
 from vqclip.progress import Progress
 from vqclip.record import folder as folders
 from vqclip.record import metadata
+from vqclip.record.pace import VideoPlan
 from vqclip.record.pace import plan as plan_video
 from vqclip.record.recorder import Recorder
 
@@ -55,6 +56,8 @@ def run(loaded: Loaded, progress: Progress, studio: Studio | None = None) -> lis
         for single in pictures:
             studio.backend.check(job_of(single))
     _forecast(studio, pictures[0], progress)
+    for line in _film(pictures[0], job_of(pictures[0])).notes if pictures[0].video.formats else ():
+        progress.note(line)
     results = []
     with stop_on_signal() as stop:
         for number, single in enumerate(pictures, start=1):
@@ -115,6 +118,13 @@ def _forecast(studio: Studio, single: Config, progress: Progress) -> None:
     progress.note(forecast.line)
 
 
+def _film(config: Config, job: Job) -> VideoPlan:
+    shown = config.video
+    return plan_video(
+        job.steps, seconds=shown.seconds, fps=shown.fps, every=shown.every, hold=shown.hold, smooth=shown.smooth
+    )
+
+
 def singles(config: Config) -> list[Config]:
     """One complete config per picture: what a run folder and the picture itself record."""
     pictures = configs.pictures(config)
@@ -165,18 +175,18 @@ def _record(
     """One picture: the backend works, the recorder writes, the judge looks."""
     judge = studio.judge_of(job)
     shown = config.video
-    plan = plan_video(job.steps, seconds=shown.seconds, fps=shown.fps, every=shown.every, hold=shown.hold)
     facts = {**studio.facts, "config": configs.to_mapping(config), "seed": job.seed, "notices": studio.notices(job)}
     recorder = Recorder(
         place,
         job,
-        plan=plan,
+        plan=_film(config, job),
         formats=shown.formats,
         keep_frames=shown.keep,
         log_every=config.log_every,
         score=judge.curve if judge else None,
         score_every=config.score_every,
         facts=facts,
+        scale=shown.scale,
     )
 
     def on_step(step: Step) -> None:

@@ -196,10 +196,12 @@ class StableDiffusion:
 class Video:
     """The progress video."""
 
-    seconds: float = key(8.0, "length wished for", low=0.1, high=600.0)
-    fps: int | None = key(None, "frames a second; none = chosen from the length", low=1, high=120)
-    every: int | None = key(None, "steps between frames; none = chosen from the length", low=1, high=100000)
-    hold: float = key(1.5, "seconds the last frame stays", low=0.0, high=60.0)
+    seconds: float = key(8.0, "length in all", low=0.1, high=600.0)
+    fps: int | None = key(None, "frames a second; none = 25", low=1, high=120)
+    every: int | None = key(None, "steps between the pictures it is made of; none = 240 or more", low=1, high=100000)
+    hold: float = key(1.5, "seconds of it in which the final picture stays; half of it at most", low=0.0, high=60.0)
+    smooth: float = key(1.0, "averaging over neighbouring steps; 0 = each step as it is", low=0.0, high=10.0)
+    scale: int = key(1, "factor by which it is larger than the picture", low=1, high=4)
     formats: tuple[str, ...] = key(("mp4",), "files to write; [] = no video", choices=("mp4", "gif", "webp"))
     keep: bool = key(default=True, doc="keep the frames in progress/, to remake the video")
 

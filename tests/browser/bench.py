@@ -13,7 +13,7 @@ from report_folders import cell, metrics, report, run_facts, write_comparison, w
 
 from tests.browser.chromium import Chromium
 from vqclip.compare.page import write_comparison_page, write_run_page
-from vqclip.record.video import VideoPlan, VideoWriter
+from vqclip.record.video import VideoWriter
 
 LONG = ("<b>\"quoted\" & 'quoted'</b> שלום עולם مرحبا 🍎👩‍👩‍👧 {{7*7}} " * 50)[:2000]
 _STIR = """
@@ -35,7 +35,7 @@ _STIR = """
 
 def movie(path: Path, frames: int) -> bytes:
     """A film that goes from black to white; the grey tells the share that has passed."""
-    writer = VideoWriter(path, (256, 256), VideoPlan(1, 10, 0), {})
+    writer = VideoWriter(path, (256, 256), 10, {})
     for index in range(frames):
         writer.append(np.full((256, 256, 3), round(255 * index / (frames - 1)), np.uint8))
     made = writer.close()

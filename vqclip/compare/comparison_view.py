@@ -30,6 +30,7 @@ class Shot:
     self_scored: bool = False
     picture: Picture | None = None
     film: str | None = None
+    poster: str = ""
     film_left_out: bool = False
 
 
@@ -144,6 +145,7 @@ class _Cells:
             self_scored=cell.flag("self_scored"),
             picture=embedded.picture(place / "final.png", self._pictures),
             film=film,
+            poster=embedded.poster(place / "final.png", self._pictures) if film else "",
             film_left_out=film is None and (place / "progress.mp4").exists(),
         )
 

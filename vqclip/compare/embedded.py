@@ -6,6 +6,7 @@ Believes no file name and no suffix: content decides. Knows nothing of numbers.
 from __future__ import annotations
 
 import base64
+import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from vqclip.document import clean
 from vqclip.job import InputError
 
 MAX_PICTURE: Final = 64 << 20  # bytes
+POSTER_SIDE: Final = 1024  # px; the picture itself stands beside its film
 STRIP_SIDE: Final = 256  # px; larger frames are reduced for the strip
 
 
@@ -70,6 +72,17 @@ def film(path: Path, allowance: Allowance) -> str | None:
     except OSError:
         return None
     return _uri("video/mp4", data) if data[4:8] == b"ftyp" and allowance.take(len(data)) else None
+
+
+def poster(path: Path, allowance: Allowance) -> str:
+    """What a film shows before it plays: the data: URI of a picture file as JPEG; "" without one or `allowance`."""
+    if not os.path.exists(path):
+        return ""
+    small = images.read(path)
+    small.thumbnail((POSTER_SIDE, POSTER_SIDE), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    small.save(buffer, format="JPEG", quality=92, subsampling=0)
+    return _uri("image/jpeg", buffer.getvalue()) if allowance.take(buffer.tell()) else ""
 
 
 def strip(folder: Path, count: int) -> list[Picture]:

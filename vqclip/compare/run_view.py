@@ -68,6 +68,7 @@ class RunView:
     told: list[tuple[str, str]]
     picture: Picture | None
     film: str | None
+    poster: str
     film_left_out: bool
     frames: list[Picture]
     verdict: list[str]
@@ -92,15 +93,16 @@ def view(folder: Path, *, film_limit: int, picture_limit: int) -> RunView:
         raise InputError(f"{facts.where}: status is {state[:40]!r}; {', '.join(wording.STATUS)} are known")
     found, verdict = evidence.curves(folder / "metrics.jsonl"), facts.inner("verdict")
     settings = _settings(facts)
-    film = embedded.film(folder / "progress.mp4", Allowance(film_limit))
+    film, pictures = embedded.film(folder / "progress.mp4", Allowance(film_limit)), Allowance(picture_limit)
     return RunView(
         title=job.text("title") or "untitled",
         state=state,
         status=wording.STATUS[state],
         error=facts.text("error"),
         told=_told(facts, job),
-        picture=embedded.picture(folder / "final.png", Allowance(picture_limit)),
+        picture=embedded.picture(folder / "final.png", pictures),
         film=film,
+        poster=embedded.poster(folder / "final.png", pictures) if film else "",
         film_left_out=film is None and (folder / "progress.mp4").exists(),
         frames=embedded.strip(folder, FRAMES),
         verdict=verdict_of(verdict),

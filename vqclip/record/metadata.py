@@ -1,4 +1,4 @@
-"""Writes into a PNG how it was made, and reads that back as carefully as any untrusted file.
+"""Writes into a picture or film how it was made, and reads that back as carefully as any untrusted file.
 
 Knows the envelope only: what stands in `config` is checked by whoever builds a run from it.
 """
@@ -11,12 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from vqclip.job import InputError, Job, Prompt
+from vqclip.record import containers
+from vqclip.record.containers import KEY, PARAMETERS
 from vqclip.record.folder import to_json
 
-KEY = "vqclip"
 SCHEMA = 1
 MAX_FILE = 256 << 20  # bytes; 4096x4096 with 16 bits and alpha stays below
 MAX_TEXT = 1 << 20  # bytes
@@ -46,7 +45,7 @@ def embed(
         _parse(text)
     except InputError as error:
         raise ValueError(f"these facts cannot be embedded: {error}") from error
-    return {KEY: text, "parameters": parameters(job, versions)}
+    return {KEY: text, PARAMETERS: parameters(job, versions)}
 
 
 def parameters(job: Job, versions: Mapping[str, str]) -> str:
@@ -74,7 +73,7 @@ def _line(prompts: Sequence[Prompt]) -> str:
 
 
 def read(path: str | Path) -> Mapping[str, Any]:
-    """The envelope that `embed` put into a PNG: keys schema, config, seed, versions, weights.
+    """The envelope that `embed` made, out of a PNG, GIF, WebP or MP4: keys schema, config, seed, versions, weights.
 
     No pixel is decoded. The text is at most 1 MiB, its JSON at most 16 levels deep with 20,000
     values, without duplicate keys, NaN or unknown fields; `versions` and `weights` map texts to texts.
@@ -88,7 +87,7 @@ def read(path: str | Path) -> Mapping[str, Any]:
 
 
 def _text(path: Path) -> str:
-    """The `vqclip` text of a PNG file, unparsed."""
+    """The `vqclip` text of a file, unparsed."""
     try:
         if not path.is_file():
             raise InputError("no such file" if not path.exists() else "not a regular file")
@@ -96,18 +95,17 @@ def _text(path: Path) -> str:
             raise InputError(f"{size} bytes; at most {MAX_FILE} are read")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the size of the picture does not matter here
-            with Image.open(path, formats=("PNG",)) as picture:
-                text = picture.info.get(KEY)
+            text = containers.find(path)
     except InputError:
         raise
     except Exception as error:  # the decoder raises many kinds on damaged files; they mean the same here
-        reason = "not a readable PNG picture"
+        reason = "not a readable PNG, GIF, WebP or MP4"
         if isinstance(error, OSError) and error.strerror:
             reason = error.strerror
         raise InputError(reason) from error
-    if not isinstance(text, str):
+    if text is None:
         raise InputError(f"no {KEY!r} text inside: not made by vqclip, or saved again without it")
-    return str(text)
+    return text
 
 
 def _parse(text: str) -> Mapping[str, Any]:

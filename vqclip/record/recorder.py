@@ -6,6 +6,7 @@ are not finite nor ends a run because frames or the video fail.
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -21,8 +22,9 @@ import torch
 
 from vqclip import images
 from vqclip.job import Job, ResourceError, Result, Step
-from vqclip.record import metadata, video
+from vqclip.record import containers, metadata, video
 from vqclip.record.facts import described, finite, hashes, one_line
+from vqclip.record.film import Film
 from vqclip.record.folder import to_json, write_bytes, write_json
 from vqclip.record.pace import VideoPlan
 
@@ -31,7 +33,6 @@ Score = Callable[[torch.Tensor], Mapping[str, float]]
 
 SCHEMA: Final = 1  # of run.json
 LATEST_EVERY: Final = 0.25  # seconds between two previews
-_VIDEO_FACTS: Final = ("config", "versions", "weights")
 
 
 class Recorder:
@@ -42,11 +43,12 @@ class Recorder:
 
     Args:
         folder: exists, empty but for what others put there. job: the picture asked for.
-        plan: which steps become frames. formats: of "mp4", "gif", "webp"; empty means no video.
+        plan: which steps the film looks at, and its pace. formats: of "mp4", "gif", "webp"; empty means no video.
         keep_frames: also keep every frame as progress/000123.png.
         log_every: steps between two lines of metrics.jsonl; the first and the last are always there.
         score: numbers of a judge for an image (3, H, W), asked each `score_every` steps (0: never) and at the end.
-        facts: JSON values for run.json; "config", "versions" and "weights" also go into picture and video.
+        facts: JSON values for run.json; "config", "versions" and "weights" also go into picture and films.
+        scale: whole factor by which films are larger than the picture.
     """
 
     def __init__(
@@ -61,13 +63,16 @@ class Recorder:
         score: Score | None = None,
         score_every: int = 0,
         facts: Mapping[str, Any],
+        scale: int = 1,
         stops: tuple[type[BaseException], ...] = (KeyboardInterrupt,),
     ) -> None:
         self.folder, self.job, self.warnings = folder, job, list[str]()
         self._plan, self._formats, self._keep = plan, tuple(formats), keep_frames
         self._log_every, self._score, self._score_every = log_every, score, score_every
         self._facts, self._stops = dict(facts), stops
-        self._film: video.VideoWriter | None = None
+        self._scale = scale
+        self._video: video.VideoWriter | None = None
+        self._film: Film | None = None
         self._showing = True  # False once the disk refused a frame
         self._latest = -math.inf
         self._seen: Step | None = None
@@ -120,8 +125,9 @@ class Recorder:
         self._finished = True
         more = dict(facts or {})
         try:
-            self._close_film()
-            self._save_picture(result)
+            image = self._picture(result)
+            self._close_film(image)
+            self._save_picture(image)
         except BaseException as error:
             status = "interrupted" if isinstance(error, self._stops) else "failed"
             more |= {"error": one_line(error)}
@@ -165,7 +171,7 @@ class Recorder:
         try:
             if self._formats:
                 self._film = self._film or self._open_film(picture.size)
-                self._film.append(np.asarray(picture))
+                self._film.show(np.asarray(picture), step.index, step.total)
             if self._keep or preview:
                 place = self.folder / "progress"
                 place.mkdir(exist_ok=True)
@@ -179,41 +185,50 @@ class Recorder:
             self._showing = False
             self.warnings.append(f"no frames after step {step.index}: {error.strerror or error}")
 
-    def _open_film(self, size: tuple[int, int]) -> video.VideoWriter:
-        facts = {"job": described(self.job)} | {k: self._facts[k] for k in _VIDEO_FACTS if k in self._facts}
-        return video.VideoWriter(self.folder / "progress.mp4", size, self._plan, facts, title=self.job.title)
+    def _open_film(self, size: tuple[int, int]) -> Film:
+        self._video = video.VideoWriter(
+            self.folder / "progress.mp4", size, self._plan.fps, json.loads(self._texts()[containers.KEY]),
+            title=self.job.title, scale=self._scale,
+        )  # fmt: skip
+        return Film(self._plan, self._video.append)
 
-    def _close_film(self) -> None:
+    def _close_film(self, image: torch.Tensor | None) -> None:
         """Finish the video and make what else was asked for from it; problems become warnings."""
-        if self._film is None:
+        if self._film is None or self._video is None:
             return
-        made = self._film.close()
-        if self._film.problem:
-            self.warnings.append(self._film.problem)
+        known = image is not None and bool(torch.isfinite(image).all())
+        final = images.to_pil(image) if image is not None and known else None
+        self._film.end(None if final is None else np.asarray(final))
+        made = self._video.close(final)
+        if self._video.problem:
+            self.warnings.append(self._video.problem)
         for form in self._formats if made else ():
             if made and form != "mp4":
                 try:
-                    video.animate(made, self.folder / f"progress.{form}")
+                    video.animate(made, self.folder / f"progress.{form}", self._texts())
                 except (video.EncoderError, ValueError) as error:
                     self.warnings.append(f"no progress.{form}: {error}")
         if made and "mp4" not in self._formats:
             made.unlink(missing_ok=True)
 
-    def _save_picture(self, result: Result | None) -> None:
-        """Write final.png with its texts; nothing when no finite image was seen."""
-        image = result.image if result else None
+    def _picture(self, result: Result | None) -> torch.Tensor | None:
+        """The result's image, else that of the last step that was finite; None when there was none."""
+        if result is not None:
+            return result.image
         for step in (self._seen, self._shown):
-            if image is None and step is not None and bool(torch.isfinite(step.image).all()):
-                image = step.image
-        if image is None:
-            return
-        texts = metadata.embed(
-            job=self.job,
-            config=self._facts.get("config", {}),
-            versions=self._facts.get("versions", {}),
-            weights=self._facts.get("weights", {}),
-        )
-        write_bytes(self.folder / "final.png", images.to_png(image, texts))
+            if step is not None and bool(torch.isfinite(step.image).all()):
+                return step.image
+        return None
+
+    def _save_picture(self, image: torch.Tensor | None) -> None:
+        """Write final.png with its texts; nothing without an image."""
+        if image is not None:
+            write_bytes(self.folder / "final.png", images.to_png(image, self._texts()))
+
+    def _texts(self) -> dict[str, str]:
+        """What picture and films carry."""
+        config, versions, weights = (self._facts.get(name, {}) for name in ("config", "versions", "weights"))
+        return metadata.embed(job=self.job, config=config, versions=versions, weights=weights)
 
     def _outcome(self, result: Result | None) -> dict[str, Any]:
         """What there is to say once the run is over."""
