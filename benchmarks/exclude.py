@@ -2,8 +2,9 @@
 
 Twenty includes are drawn from the guided names, colours and grounds, seeds 0 to 3, default recipe. Each is paired
 with something excluded: seven with a colour that its pictures show unasked (drawn among those that fill 5 % of them
-on average; any other colour where none does), seven with any colour that it does not name, six with another thing
-or a part of things. Every picture is made with and without. Pictures stay in outputs/benchmark-exclude and are not
+on average; any other colour where none does), seven with any colour that it does not name, three with a thing that
+the judge sees in its pictures (drawn among names of a mean likeness of .2 or more), three with any thing or a part of
+things. Every picture is made with and without. Pictures stay in outputs/benchmark-exclude and are not
 made twice; `--part 0/2` makes every second one. Colours are counted in HSV, likeness by the judge.
 Writes benchmarks/results/exclude.json.
 """
@@ -21,7 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.hsv import colour_shares, thing_and_ground
+from benchmarks.hsv import colour_shares, overlaps, thing_and_ground
 from benchmarks.quality import RESULTS
 from benchmarks.starter import guided
 from vqclip import images
@@ -30,6 +31,7 @@ from vqclip.compare.statistics import estimate
 from vqclip.config import from_mapping
 from vqclip.grammar import COLOURS, with_article
 from vqclip.job import Job, Prompt, Verdict
+from vqclip.starter import concepts
 
 FOLDER = Path("outputs/benchmark-exclude")
 COUNT, SEEDS = 20, 4
@@ -58,8 +60,10 @@ def includes(count: int, seed: int) -> list[Asked]:
     return found
 
 
-def pairs(asked: Sequence[Asked], seen: Sequence[dict[str, float]], seed: int) -> list[str]:
-    """What each include is paired with; `seen` are its pictures' mean shares of the colours."""
+def pairs(
+    asked: Sequence[Asked], seen: Sequence[dict[str, float]], alike: Sequence[dict[str, float]], seed: int
+) -> list[str]:
+    """What each include is paired with; of its pictures, mean shares of the colours and mean likenesses of names."""
     rng, chosen = random.Random(seed), [""] * len(asked)
     order = rng.sample(range(len(asked)), len(asked))
     for place, number in enumerate(order):
@@ -69,9 +73,22 @@ def pairs(asked: Sequence[Asked], seen: Sequence[dict[str, float]], seed: int) -
         if place >= 0.7 * len(asked):
             things = [with_article(name) for name in guided() if name != one.thing]
             chosen[number] = rng.choice([rng.choice(things), rng.choice(PARTS)])
+            near = [with_article(name) for name, value in alike[number].items() if value >= 0.2 and name != one.thing]
+            if place % 2 and near:
+                chosen[number] = random.Random(number).choice(near)
         else:
             chosen[number] = rng.choice(shown if shown and place < 0.35 * len(asked) else others)
     return chosen
+
+
+def likenesses(studio: Studio, images_of: Sequence[Tensor]) -> dict[str, float]:
+    """Mean similarity of pictures to each everyday name, as the judge sees it."""
+    assert studio.judge is not None, "a judge is needed"
+    names = list(concepts())
+    texts = studio.judge.embed_text([with_article(name) for name in names])
+    look = judge_for(Job((Prompt("a heart"),)), studio.judge, studio.judge_name).embed
+    means = torch.stack([texts @ look(image) for image in images_of]).mean(0)
+    return dict(zip(names, means.tolist(), strict=True))
 
 
 def make(studio: Studio, include: str, exclude: str, seed: int) -> Tensor:
@@ -99,13 +116,19 @@ class Row:
     likeness: tuple[float, float]
     share: tuple[float, float] | None
     colours: tuple[tuple[str, str], tuple[str, str]]  # of thing and ground
+    overlap: tuple[float, float]  # of the colours inside and on the rim, see `overlaps`
     change: float
 
     @property
     def same(self) -> bool:
         """Same colours of thing and ground; prompt and thing ranked as well, or still among the first three."""
         ranks = all(after <= max(before, 3) for before, after in (self.rank, self.thing_rank))
-        return ranks and self.colours[0] == self.colours[1]
+        return ranks and self.same_colours
+
+    @property
+    def same_colours(self) -> bool:
+        """Whether four fifths of what lies inside, and of the rim, have kept their colour."""
+        return min(self.overlap) >= 0.8
 
 
 def measure(studio: Studio, one: Asked, exclude: str, seed: int) -> Row:
@@ -124,6 +147,7 @@ def measure(studio: Studio, one: Asked, exclude: str, seed: int) -> Row:
         likeness=(first.exclude or 0.0, second.exclude or 0.0),
         share=None if shares[0] is None or shares[1] is None else (shares[0], shares[1]),
         colours=(thing_and_ground(images_of[0]), thing_and_ground(images_of[1])),
+        overlap=overlaps(*images_of),
         change=float((images_of[0] - images_of[1]).abs().mean()),
     )
 
@@ -151,7 +175,8 @@ def summarise(rows: Sequence[Row]) -> dict[str, object]:
         "largest growth of an excluded colour": round(max(after - before for before, after in shares), 3),
         "likeness to what is no colour falls": _count([r.likeness[1] < r.likeness[0] for r in rows if not r.share]),
         "colour was absent (below .02): same colours and ranks": _count([row.same for row in absent]),
-        "absent: same colours": _count([row.colours[0] == row.colours[1] for row in absent]),
+        "absent: same colours": _count([row.same_colours for row in absent]),
+        "absent: same commonest colour of thing and ground": _count([r.colours[0] == r.colours[1] for r in absent]),
         "difference of the ranks' logarithms": [round(found.mean, 3), found.low, found.high],
         "first without and with": [_count([row.rank[at] == 1 for row in rows]) for at in (0, 1)],
     }
@@ -172,9 +197,10 @@ def main() -> None:
     for at, (number, seed) in enumerate(jobs):
         if at % of == mine:
             make(studio, asked[number].text, "", seed)
-    shares = [[colour_shares(make(studio, one.text, "", seed)) for seed in range(SEEDS)] for one in asked]
+    plain = [[make(studio, one.text, "", seed) for seed in range(SEEDS)] for one in asked]
+    shares = [[colour_shares(image) for image in four] for four in plain]
     means = [{word: sum(each[word] for each in four) / SEEDS for word in COLOURS} for four in shares]
-    chosen = pairs(asked, means, seed=12)
+    chosen = pairs(asked, means, [likenesses(studio, four) for four in plain], seed=12)
     if of > 1:
         for at, (number, seed) in enumerate(jobs):
             if at % of == mine:

@@ -40,6 +40,22 @@ def colour_shares(image: Tensor) -> dict[str, float]:
     return dict(zip(COLOURS, masks(image).flatten(1).float().mean(1).tolist(), strict=True))
 
 
+def overlaps(first: Tensor, second: Tensor) -> tuple[float, float]:
+    """What two pictures have in common of their colours inside and on the rim, an eighth of the sides wide, in [0, 1].
+
+    The sum of the smaller shares of the eleven words and of what has no word.
+    """
+    rim = torch.ones(first.shape[-2:], dtype=torch.bool)
+    down, right = first.shape[-2] // 8, first.shape[-1] // 8
+    rim[down:-down, right:-right] = False
+    found = []
+    for region in (~rim, rim):
+        shares = [masks(image)[:, region].float().mean(1) for image in (first, second)]
+        rest = [float(1 - each.sum()) for each in shares]
+        found.append(float(torch.minimum(*shares).sum()) + min(rest))
+    return found[0], found[1]
+
+
 def thing_and_ground(image: Tensor) -> tuple[str, str]:
     """The commonest colour of a picture's rim, an eighth of its sides wide, and of what has another one inside."""
     found = masks(image)
