@@ -34,7 +34,7 @@ ROOMS = [
     {"optimize", "annealing", "descent", "models", "memory", "tally"},
     {"losses", "crops", "augment", "images"},
     {"config", "document", "layers", "schema", "keys", "presets"},
-    {"job", "starter", "__init__"},
+    {"job", "grammar", "starter", "__init__"},
 ]
 # Who may import what, beyond the order of the rooms.
 ONLY_IN = {
