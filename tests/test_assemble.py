@@ -53,8 +53,33 @@ def test_guide_and_judge_say_the_same_thing_once() -> None:
     job = Job((Prompt("a zebrafish"),))
     studio.backend.check(job)
     studio.judge_of(job)
-    assert len(said) == 1
-    assert "zebrafish" in said[0]
+    assert len(said) == 2
+    assert all("zebrafish" in message for message in said)
+    assert said[1] == "no verdict: the judge cannot read zebrafish"
+
+
+def test_what_is_read_aside_is_not_told() -> None:
+    said: list[str] = []
+    note = assemble.Once(said.append)
+    with note.aside():
+        note("a rival is cut off")
+    note("the prompt is cut off")
+    note("the prompt is cut off")
+    assert said == ["the prompt is cut off"]
+
+
+def test_rivals_are_no_news() -> None:
+    """A prompt that just fits has rivals that do not: no notice and no error is about texts that nobody wrote."""
+    for too_long in ("error", "truncate"):
+        said: list[str] = []
+        wanted = {"include": "x", "threads": 1, "too_long": too_long}
+        studio = assemble.open_studio(from_mapping(wanted, source="test"), said.append)
+        assert studio.judge is not None
+        text = " ".join(["red"] * 16 + ["a", "car"])
+        judge = studio.judge_of(Job((Prompt(text),)))
+        assert judge is not None
+        assert not judge.refusal
+        assert said == []
 
 
 def test_warnings_are_the_default_notice() -> None:

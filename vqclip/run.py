@@ -172,10 +172,11 @@ def _record(
         formats=shown.formats,
         keep_frames=shown.keep,
         log_every=config.log_every,
-        score=judge.curve if judge else None,
+        score=judge.curve if judge and not judge.refusal else None,
         score_every=config.score_every,
         facts=facts,
     )
+    recorder.warnings += judge.notes if judge else ()
 
     def on_step(step: Step) -> None:
         terms = recorder.step(step)
