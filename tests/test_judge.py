@@ -12,11 +12,13 @@ from torch.nn import functional as F
 
 from vqclip.assemble import Once, judge_for
 from vqclip.compare.judge import Judge
+from vqclip.compare.rivals import rivals
+from vqclip.grammar import parse
 from vqclip.job import InputError, Job, Prompt, Reading
 
 
 class Colours:
-    """A perceptor whose embedding is the mean colour; the last word of a text is its colour.
+    """A perceptor whose embedding is the mean colour; the first known word of a text is its colour.
 
     Other words cannot be read, and texts of more than `longest` words are refused.
     """
@@ -36,7 +38,8 @@ class Colours:
         if any(len(text.split()) > self.longest for text in texts):
             raise InputError("too long")
         self.asked += texts
-        return F.normalize(torch.tensor([self.names.get(text.split()[-1], (0.1, 0.1, 0.1)) for text in texts]), dim=1)
+        firsts = [next((word for word in text.split() if word in self.names), "white") for text in texts]
+        return F.normalize(torch.tensor([self.names[word] for word in firsts]), dim=1)
 
     def embed_image(self, crops: Tensor) -> Tensor:
         self.seen = crops
@@ -61,11 +64,48 @@ def test_rank_counts_the_rivals_that_fit_better(colour: tuple[float, ...], rank:
 
 
 def test_parts_are_ranked_among_texts_that_differ_in_nothing_else() -> None:
-    rivals = [{"thing": ["blue"], "colour": ["green", "blue"], "other": ["green"]}]
-    verdict = Judge(Colours(), "test", ["red"], rivals=rivals).judge(flat(0.5, 0.9, 0.1))
+    asked = [{"thing": ["blue"], "colour": ["green", "blue"], "both": ["green"]}]
+    verdict = Judge(Colours(), "test", ["red"], rivals=asked).judge(flat(0.5, 0.9, 0.1))
     assert verdict is not None
     assert (verdict.rank, verdict.among) == (3, 5)  # green twice
     assert verdict.parts == {"thing": (1, 2), "colour": (2, 3)}
+
+
+def test_colours_are_judged_by_the_whole_picture_and_things_by_its_middle_as_well() -> None:
+    picture = flat(1.0, 1.0, 1.0, height=40, width=40).clone()
+    picture[:, 3:37, 3:37] = torch.tensor([1.0, 0.2, 0.2])[:, None, None]
+    asked = [{"thing": ["white"], "colour": ["white"], "ground": ["white"], "word": ["white"]}]
+    verdict = Judge(Colours(), "test", ["red"], rivals=asked).judge(picture)
+    assert verdict is not None
+    assert verdict.parts == {"thing": (1, 2), "colour": (2, 2), "ground": (2, 2)}
+    assert verdict.rank == 3
+
+
+class Scenes(Colours):
+    """Sees the colours of middle and rim apart, the rim larger; a colour that a text leaves open is taken for both."""
+
+    def embed_text(self, texts: Sequence[str]) -> Tensor:
+        said = [parse(text) for text in texts]
+        both = [(each.word("colour") or "", each.word("ground") or each.word("colour") or "") for each in said]
+        rows = [[value for word in words for value in self.names.get(word, (0.6, 0.6, 0.6))] for words in both]
+        return F.normalize(torch.tensor(rows), dim=1)
+
+    def embed_image(self, crops: Tensor) -> Tensor:
+        rim = crops.clone()
+        rim[..., 4:12, 4:12] = 0
+        rows = torch.cat([crops[..., 6:10, 6:10].mean((2, 3)), 1.5 * rim.sum((2, 3)) / 192], 1)
+        return F.normalize(rows + 1e-6, dim=1)
+
+
+@pytest.mark.parametrize(("text", "rank"), [("something red", 1), ("something blue", 2), ("red on a blue background", 1)])
+def test_a_colour_without_a_ground_is_asked_on_every_ground(text: str, rank: int) -> None:
+    """Red on blue: taken for either, blue would be nearer than red."""
+    picture = flat(0.0, 0.0, 1.0, height=16, width=16).clone()
+    picture[:, 4:12, 4:12] = torch.tensor([1.0, 0.0, 0.0])[:, None, None]
+    colour = rivals(text)["colour"]
+    verdict = Judge(Scenes(), "test", [text], rivals=[{"colour": colour}]).judge(picture)
+    assert verdict is not None
+    assert verdict.parts["colour"] == (rank, 11)
 
 
 def test_the_margins_are_against_rivals_and_against_excludes() -> None:
@@ -86,8 +126,8 @@ def test_the_margins_are_against_rivals_and_against_excludes() -> None:
 
 def test_several_includes_are_judged_one_by_one() -> None:
     """Half red and half blue: both are there, and a rival has to be nearer than the text that it replaces."""
-    rivals = [{"colour": ["green"]}, {"colour": ["white", "red"]}]
-    verdict = Judge(Colours(), "test", ["red", "blue"], rivals=rivals).judge(flat(0.6, 0.0, 0.8))
+    asked = [{"colour": ["green"]}, {"colour": ["white", "red"]}]
+    verdict = Judge(Colours(), "test", ["red", "blue"], rivals=asked).judge(flat(0.6, 0.0, 0.8))
     assert verdict is not None
     assert verdict.include == pytest.approx(0.7, abs=1e-4)
     assert (verdict.rank, verdict.among) == (2, 4)  # white is nearer than blue
@@ -125,11 +165,11 @@ def test_rivals_are_read_aside_and_those_too_long_are_left_out() -> None:
         inside.extend(eye.asked[before:])
 
     eye.longest = 2
-    rivals = [{"thing": ["green", "a b white", "a blue"]}]
-    verdict = Judge(eye, "test", ["red"], exclude=["green"], rivals=rivals, aside=aside()).judge(flat(1.0, 0.0, 0.0))
+    asked = [{"thing": ["green", "a b white", "a blue"]}]
+    verdict = Judge(eye, "test", ["red"], exclude=["green"], rivals=asked, aside=aside()).judge(flat(1.0, 0.0, 0.0))
     assert verdict is not None
     assert verdict.among == 3
-    assert inside == ["green", "a blue"]
+    assert inside == ["red", "green", "a blue"]
     assert eye.asked == ["red", "green", *inside]
 
 

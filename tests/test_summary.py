@@ -52,7 +52,7 @@ class Court:
         self.made.append(task.title)
         against = [prompt.text for prompt in task.exclude]
         rivals = [name for name in Colours.names if name != task.title]
-        return Judge(Colours(), "colours", [task.title], exclude=against, rivals=[{"colour": rivals}])
+        return Judge(Colours(), "colours", [task.title], exclude=against, rivals=[{"thing": rivals}])
 
 
 def cell(root: Path, variant: str = "a", title: str = "red", seed: int = 0, exclude: tuple[str, ...] = ()) -> Cell:

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vqclip.compare.rivals import Rivals
+from vqclip.compare.rivals import BOTH, WORD, Rivals, grounded
 from vqclip.grammar import PARTS
 from vqclip.job import InputError, Verdict
 from vqclip.models import Perceptor
 
 _CLOSER = 0.85  # share of the picture that the second look shows
+_WHOLE = frozenset(("colour", "ground", BOTH))  # judged by the whole picture alone: its middle holds too little ground
 
 
 class Judge:
@@ -55,40 +56,41 @@ class Judge:
         self.notes = tuple(filter(None, [self.refusal or missing]))
         if self.refusal:
             return
-        self._include = perceptor.embed_text(list(include))  # (I, E)
         legible = [text for text in exclude if not perceptor.read(text).unread]
-        self._exclude = perceptor.embed_text(legible) if legible else None
-        listed = [(kind, owner, text) for owner, each in enumerate(rivals) for kind in each for text in each[kind]]
+        own = perceptor.embed_text([*include, *legible])  # (I + X, E)
+        self._include, self._exclude = own[: len(include)], own[len(include) :]
         with aside or nullcontext():
-            rows = _embed(perceptor, [text for _, _, text in listed])
-        seen = [(kind, owner, row) for (kind, owner, _), row in zip(listed, rows, strict=True) if row is not None]
-        self._kinds = [kind for kind, _, _ in seen]
-        self._owners = torch.tensor([owner for _, owner, _ in seen], dtype=torch.int64)  # (R,) which include each swaps
-        self._rivals = torch.stack([row for _, _, row in seen]) if seen else self._include[:0]  # (R, E)
+            self._questions = {
+                kind: _Question(perceptor, include, [each.get(kind, ()) for each in rivals], grounds=kind == "colour")
+                for kind in (*PARTS, BOTH, WORD)
+                if any(kind in each for each in rivals)
+            }
 
     @torch.no_grad()
     def judge(self, image: Tensor) -> Verdict | None:
         """The verdict on one picture (3, H, W) in [0, 1]; None from a judge that refuses."""
         if self.refusal:
             return None
-        embed = self.embed(image)  # (E,)
-        own = self._include @ embed
-        ahead = (self._rivals @ embed - own[self._owners]) / len(own)  # (R,) over the mean of the includes
-        include = float(own.mean())
-        exclude = None if self._exclude is None else float((self._exclude @ embed).max())
-        rank, among = _place(ahead)
+        looks = self._looks(image)  # (2, E)
+        both, whole = F.normalize(looks.mean(0), dim=0), looks[0]
+        ahead = {
+            kind: question.ahead(whole if kind in _WHOLE else both) / len(self._include)
+            for kind, question in self._questions.items()
+        }
+        everyone = torch.cat([*ahead.values(), both[:0]])  # (R,)
+        rank, among = _place(everyone)
+        include = float((self._include @ both).mean())
+        exclude = float((self._exclude @ both).max()) if len(self._exclude) else None
         return Verdict(
             judge=self.name,
             rank=rank,
             among=among,
             include=include,
             exclude=exclude,
-            margin=-float(ahead.max()) if len(ahead) else 0.0,
+            margin=-float(everyone.max()) if len(everyone) else 0.0,
             self_scored=self.self_scored,
             exclude_margin=None if exclude is None else include - exclude,
-            parts={
-                part: _place(ahead[[kind == part for kind in self._kinds]]) for part in PARTS if part in self._kinds
-            },
+            parts={part: _place(ahead[part]) for part in PARTS if part in ahead},
         )
 
     def curve(self, image: Tensor) -> Mapping[str, float]:
@@ -105,11 +107,45 @@ class Judge:
 
         The mean of two looks: the whole picture, letterboxed, and its middle.
         """
+        return F.normalize(self._looks(image).mean(0), dim=0)
+
+    @torch.no_grad()
+    def _looks(self, image: Tensor) -> Tensor:
+        """(2, E): the whole picture and its middle, unit rows."""
         height, width = image.shape[-2:]
         views = [image[None], _middle(image[None], round(height * _CLOSER), round(width * _CLOSER))]
         size = self._perceptor.size
-        squares = torch.cat([_letterbox(view, size) for view in views])
-        return F.normalize(self._perceptor.embed_image(squares).mean(0), dim=0)
+        return self._perceptor.embed_image(torch.cat([_letterbox(view, size) for view in views]))
+
+
+class _Question:
+    """The rivals that swap one kind of part, and how far they are ahead of the texts that they replace.
+
+    `rivals` has a list for each of the `include` texts. With `grounds`, texts that name a colour and no ground are
+    asked on every ground as well and count by the nearest: a colour that is not said to be the thing's or the ground's
+    is taken for either, and the ground fills more of a picture.
+    """
+
+    def __init__(
+        self, perceptor: Perceptor, include: Sequence[str], rivals: Sequence[Sequence[str]], *, grounds: bool
+    ) -> None:
+        texts = [*include, *(text for each in rivals for text in each)]
+        ways = [(text, *(grounded(text) if grounds else ())) for text in texts]
+        asked = [(place, way) for place, each in enumerate(ways) for way in each]
+        rows = _embed(perceptor, [way for _, way in asked])
+        kept = [(place, row) for (place, _), row in zip(asked, rows, strict=True) if row is not None]
+        self._rows = torch.stack([row for _, row in kept])  # (A, E): ways to say the texts
+        self._places = torch.tensor([place for place, _ in kept], device=self._rows.device)  # (A,) which text
+        self._owners = [owner for owner, each in enumerate(rivals) for _ in each]  # which include a rival replaces
+        self._count = len(include)
+
+    def ahead(self, embed: Tensor) -> Tensor:
+        """(R,) similarity of each rival less that of the text that it replaces, for what is seen (E,)."""
+        near = self._rows @ embed
+        lost = near.new_full((self._count + len(self._owners),), -torch.inf)
+        found = lost.scatter_reduce(0, self._places, near, "amax")
+        gaps = found[self._count :] - found[: self._count][self._owners]
+        return gaps[gaps > -torch.inf]  # without rivals that are too long to be read
 
 
 def _place(ahead: Tensor) -> tuple[int, int]:

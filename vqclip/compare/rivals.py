@@ -6,11 +6,12 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from vqclip.grammar import COLOURS, ENDS, Caption, Part, Span, nouns, parse, plural, swap, with_article
+from vqclip.grammar import COLOURS, ENDS, PARTS, Caption, Part, Span, nouns, parse, plural, swap, with_article
 from vqclip.starter import concepts
 
 COUNT: Final = 100  # texts for one prompt; several share them
-OTHER: Final = "other"  # the kind of rivals that swap two parts at once, or a word that is no part
+BOTH: Final = "both"  # the kind of rivals that swap colour and ground at once
+WORD: Final = "word"  # and of those that swap what is no part
 _FEW: Final = 10  # colours of the thing, grounds, and both at once
 _DRAW: Final = 2026  # seed: the same question for every picture
 # A right picture of the one may be one of the other as well, so neither is a rival of the other.
@@ -22,7 +23,7 @@ _KIN: Final[Mapping[str, frozenset[str]]] = {
     "flower": frozenset(["bouquet", "rose", "sunflower", "tulip"]),
 }
 
-Rivals = Mapping[str, Sequence[str]]  # by what they swap: a part, or OTHER
+Rivals = Mapping[str, Sequence[str]]  # by what they swap: a part, BOTH or WORD
 
 
 def rivals(text: str, *, count: int = COUNT) -> dict[str, list[str]]:
@@ -44,22 +45,30 @@ def rivals(text: str, *, count: int = COUNT) -> dict[str, list[str]]:
     found = [("colour", caption.replaced(colour=word)) for word in colours[:few]]
     found += [("ground", caption.replaced(ground=word)) for word in grounds[:few]]
     room = few if nameable else count - len(found)
-    found += [(OTHER, caption.replaced(colour=colour, ground=ground)) for colour, ground in both[:room]]
+    found += [(BOTH, caption.replaced(colour=colour, ground=ground)) for colour, ground in both[:room]]
     names = _names(text, caption)
     for number, span in enumerate(nameable):
         room = (count - len(found)) // (len(nameable) - number)
         chosen = draw.sample(names, min(room, len(names)))
-        found += [("thing" if number == 0 else OTHER, _named(caption, span, name)) for name in chosen]
+        found += [("thing" if number == 0 else WORD, _named(caption, span, name)) for name in chosen]
     if not found:
-        found = [(OTHER, with_article(name)) for name in draw.sample(names, min(count, len(names)))]
+        found = [(WORD, with_article(name)) for name in draw.sample(names, min(count, len(names)))]
     kinds: dict[str, str] = {}
     for kind, each in found:
         if each != text:
             kinds.setdefault(each, kind)
     return {
         kind: [each for each, its in kinds.items() if its == kind]
-        for kind in ("thing", "colour", "ground", OTHER) if kind in kinds.values()
+        for kind in (*PARTS, BOTH, WORD) if kind in kinds.values()
     }  # fmt: skip
+
+
+def grounded(text: str) -> list[str]:
+    """A text that names a thing's colour and no ground on each ground that is not of that colour; else no texts."""
+    caption = parse(text)
+    if caption.ground or not caption.colour or (caption.thing is None and nouns(text)):
+        return []
+    return [f"{text} on {with_article(f'{word} background')}" for word in COLOURS if word != caption.word("colour")]
 
 
 def _others(caption: Caption, part: Part, draw: random.Random) -> list[str]:
