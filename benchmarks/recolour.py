@@ -43,7 +43,7 @@ def draw(styles: Sequence[str], count: int, seed: int) -> list[Drawing]:
     """Recoloured drawings, a third on white, the others on a ground of another colour than theirs; drawn by seed."""
     rng = random.Random(seed)  # no secret
     icons = load(styles, "concepts")
-    chosen = rng.sample(range(len(icons.names)), min(count, len(icons.names)))
+    chosen = rng.sample(range(len(icons.names)), min(count // VARIANTS, len(icons.names)))
     lists = ([each[place] for place in chosen] for each in (icons.labels, icons.styles, icons.names))
     bank = make_bank(Icons(icons.pixels[chosen], *lists), side=SIDE - 2 * INSET, variants=VARIANTS, seed=seed)
     rows = [row for row, truth in enumerate(bank.truths) if truth.colour]
@@ -132,7 +132,7 @@ def stars(eye: Perceptor) -> dict[str, object]:
 def main() -> None:
     """Measure both sets and the stars, print and write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--drawings", type=int, default=200, help="of each set")
+    parser.add_argument("--drawings", type=int, default=120, help="of each set")
     arguments = parser.parse_args()
     eye = open_studio(config.load(None, ["include=any"]).config, lambda _message: None).judge
     assert eye is not None, "a judge is needed"

@@ -84,6 +84,9 @@ def test_colours_are_judged_by_the_whole_picture_and_things_by_its_middle_as_wel
 class Scenes(Colours):
     """Sees the colours of middle and rim apart, the rim larger; a colour that a text leaves open is taken for both."""
 
+    def read(self, text: str) -> Reading:
+        return Reading(text)
+
     def embed_text(self, texts: Sequence[str]) -> Tensor:
         said = [parse(text) for text in texts]
         both = [(each.word("colour") or "", each.word("ground") or each.word("colour") or "") for each in said]
@@ -97,7 +100,9 @@ class Scenes(Colours):
         return F.normalize(rows + 1e-6, dim=1)
 
 
-@pytest.mark.parametrize(("text", "rank"), [("something red", 1), ("something blue", 2), ("red on a blue background", 1)])
+@pytest.mark.parametrize(
+    ("text", "rank"), [("something red", 1), ("something blue", 2), ("something red on a blue background", 1)]
+)
 def test_a_colour_without_a_ground_is_asked_on_every_ground(text: str, rank: int) -> None:
     """Red on blue: taken for either, blue would be nearer than red."""
     picture = flat(0.0, 0.0, 1.0, height=16, width=16).clone()

@@ -65,7 +65,7 @@ def test_a_verdict_in_words() -> None:
         "ground first of 11.",
         "The 100 other texts are the prompt with something swapped: the thing (70), its colour (10), the ground (10) "
         "and colour and ground at once (10).",
-        "The prompt's similarity is 0.300, 0.050 below the other text that fits best.",
+        "The prompt's similarity is 0.300, 0.0500 below the other text that fits best.",
         "This judge had no part in steering the picture.",
     ]
 
@@ -82,7 +82,7 @@ def test_two_margins_are_two_numbers() -> None:
         "judge", rank=1, among=2, include=0.3, exclude=0.1, margin=0.05, exclude_margin=-0.2, self_scored=False
     )
     assert said[2] == (
-        "The prompt's similarity is 0.300, 0.050 above the other text that fits best and 0.200 below the excluded text "
+        "The prompt's similarity is 0.300, 0.0500 above the other text that fits best and 0.200 below the excluded text "
         "that fits best."
     )
 
