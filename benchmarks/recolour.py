@@ -116,7 +116,7 @@ def star(colour: str, ground: str) -> Tensor:
 
 def stars(eye: Perceptor) -> dict[str, object]:
     """Plain stars on white and black: places of the right colour, and of "a yellow star" by colour and in all."""
-    rows = []
+    rows: list[dict[str, object]] = []
     for colour in COLOURS:
         ground = "black" if colour in ("white", "grey") else "white"
         picture = star(colour, ground)

@@ -101,16 +101,18 @@ class Scenes(Colours):
 
 
 @pytest.mark.parametrize(
-    ("text", "rank"), [("something red", 1), ("something blue", 2), ("something red on a blue background", 1)]
+    ("text", "first"),
+    [("something red", True), ("something blue", False), ("something red on a blue background", True)],
 )
-def test_a_colour_without_a_ground_is_asked_on_every_ground(text: str, rank: int) -> None:
+def test_a_colour_without_a_ground_is_asked_on_every_ground(text: str, *, first: bool) -> None:
     """Red on blue: taken for either, blue would be nearer than red."""
     picture = flat(0.0, 0.0, 1.0, height=16, width=16).clone()
     picture[:, 4:12, 4:12] = torch.tensor([1.0, 0.0, 0.0])[:, None, None]
     colour = rivals(text)["colour"]
     verdict = Judge(Scenes(), "test", [text], rivals=[{"colour": colour}]).judge(picture)
     assert verdict is not None
-    assert verdict.parts["colour"] == (rank, 11)
+    rank, among = verdict.parts["colour"]
+    assert (rank == 1, among) == (first, 11)
 
 
 def test_the_margins_are_against_rivals_and_against_excludes() -> None:

@@ -82,8 +82,8 @@ def test_two_margins_are_two_numbers() -> None:
         "judge", rank=1, among=2, include=0.3, exclude=0.1, margin=0.05, exclude_margin=-0.2, self_scored=False
     )
     assert said[2] == (
-        "The prompt's similarity is 0.300, 0.0500 above the other text that fits best and 0.200 below the excluded text "
-        "that fits best."
+        "The prompt's similarity is 0.300, 0.0500 above the other text that fits best and 0.200 below the excluded "
+        "text that fits best."
     )
 
 

@@ -82,8 +82,9 @@ def judge_for(job: Job, eye: Perceptor, name: str, *, self_scored: bool = False,
         self_scored=self_scored,
         aside=note.aside() if note else None,
     )
-    for message in judge.notes if note else ():
-        note(message)
+    if note:
+        for message in judge.notes:
+            note(message)
     return judge
 
 

@@ -192,8 +192,10 @@ def plural(name: str) -> str:
 
 def _thing(text: str, names: Collection[str]) -> Span | None:
     """The first known name, the longest at its place, and the last of names that follow each other."""
+    if not names:
+        return None
     found: Span | None = None
-    for match in _names(tuple(names)).finditer(text) if names else ():
+    for match in _names(tuple(names)).finditer(text):
         if found and text[found[1] : match.start()] != " ":
             break
         found = match.span()

@@ -38,7 +38,7 @@ def rivals(text: str, *, count: int = COUNT) -> dict[str, list[str]]:
     caption, draw = parse(text), random.Random(_DRAW)  # noqa: S311  # no secret
     nameable = [caption.thing] if caption.thing else nouns(text)
     few = min(_FEW, count // 5) if nameable else _FEW
-    colours, grounds = (_others(caption, part, draw) for part in ("colour", "ground"))
+    colours, grounds = _others(caption, "colour", draw), _others(caption, "ground", draw)
     both = [(colour, ground) for colour in colours for ground in grounds if colour != ground]
     draw.shuffle(both)
     both.sort(key=lambda pair: pair != (caption.word("ground"), caption.word("colour")))  # exchanged ones first
