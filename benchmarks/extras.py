@@ -120,9 +120,10 @@ def main() -> None:
             pair = make(studio, include, "", seed), make(studio, include, extra, seed)
             before, after = (measure(image) for image in pair)
             judge = judge_for(Job((Prompt(include),)), studio.judge, studio.judge_name)
-            ranks = judge.judge(pair[0]).rank, judge.judge(pair[1]).rank
+            first, second = (judge.judge(image) for image in pair)
+            assert first and second, "the judge reads all names"
             moved = sign * (after - before) > 0 or (sign > 0 and min(before, after) > 0.9)
-            rows.append(Row(include, extra, seed, round(before, 4), round(after, 4), moved, ranks))
+            rows.append(Row(include, extra, seed, round(before, 4), round(after, 4), moved, (first.rank, second.rank)))
             print(rows[-1], flush=True)
     if of == 1:
         told = f"{sum(row.moved for row in rows)} of {len(rows)}"

@@ -65,6 +65,7 @@ def measure(
         assert judge is not None, "a judge is needed"
         seconds = time.perf_counter() - begun
         verdict = judge.judge(image)
+        assert verdict is not None, judge.refusal
         rows.append({"prompt": text, "rank": verdict.rank, "margin": verdict.margin, "seconds": round(seconds, 2)})
         pictures.append(image)
         print(f"{number + 1:3d}/{len(texts)}  rank {verdict.rank:3d}  {seconds:5.1f} s  {text}", flush=True)

@@ -36,9 +36,11 @@ def guided() -> list[str]:
 
 
 def judge_rank(studio: Studio, text: str, image: Tensor) -> int:
-    """Place of a text among the usual distractors for one picture."""
+    """Place of a text among its rivals for one picture."""
     assert studio.judge is not None, "a judge is needed"
-    return judge_for(Job((Prompt(text),)), studio.judge, studio.judge_name).judge(image).rank
+    verdict = judge_for(Job((Prompt(text),)), studio.judge, studio.judge_name).judge(image)
+    assert verdict is not None, f"{text!r} cannot be read"
+    return verdict.rank
 
 
 def ceiling(studio: Studio, size: int) -> dict[str, object]:

@@ -25,8 +25,12 @@ def job(title: str = "apple", seed: int = 0, *, exclude: tuple[str, ...] = (), s
     return Job((Prompt(title),), tuple(Prompt(text) for text in exclude), (), (side, side), 2, seed)
 
 
-def verdict(rank: int = 1, *, margin: float = 0.1, self_scored: bool = False) -> Verdict:
-    return Verdict("starter/judge", rank, 101, 0.3, None, margin, self_scored)
+def verdict(
+    rank: int = 1, *, margin: float = 0.1, self_scored: bool = False, exclude_margin: float | None = None
+) -> Verdict:
+    exclude = None if exclude_margin is None else 0.3 - exclude_margin
+    parts = {"thing": (rank, 91), "colour": (1, 11)}
+    return Verdict("starter/judge", rank, 101, 0.3, exclude, margin, self_scored, exclude_margin, parts)
 
 
 def flat(*colour: float, side: int = 16) -> torch.Tensor:

@@ -33,6 +33,7 @@ def run_facts(text: str, **changes: Any) -> dict[str, Any]:
         "seconds": 2.5, "steps": STEPS, "terms": {f"include: {text}": 0.25, text: 0.5},
         "verdict": {
             "judge": text, "rank": 3, "among": 101, "include": 0.3, "exclude": 0.2, "margin": 0.1, "self_scored": False,
+            "exclude_margin": 0.1, "parts": {"thing": [2, 71], "colour": [1, 11], "ground": [1, 11]},
         },
         "notices": [text], "warnings": [text], "outputs": {text: text, "final.png": text},
     }  # fmt: skip
@@ -67,6 +68,7 @@ def cell(variant: int, prompt: int, seed: int, **changes: Any) -> dict[str, Any]
     facts = {
         "variant": variant, "prompt": prompt, "seed": seed, "folder": f"cells/v{variant}/p{prompt}-s{seed}",
         "status": "done", "error": None, "rank": 3, "among": 101, "include": 0.3, "exclude": None, "margin": 0.1,
+        "exclude_margin": None, "parts": {"thing": [2, 91], "colour": [1, 11]}, "unjudged": None,
         "self_scored": False, "seconds": 2.5, "steps": STEPS, "steps_per_second": 2.4, "peak_memory_bytes": 900_000_000,
     }  # fmt: skip
     return facts | changes

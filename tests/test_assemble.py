@@ -54,7 +54,33 @@ def test_guide_and_judge_say_the_same_thing_once() -> None:
     studio.backend.check(job)
     studio.judge_of(job)
     assert said == []  # rivals and names are nobody's prompts
-    assert studio.notices(job) == ["prompt 'a puppy zyx': puppy is read as dog; zyx is not read"]
+    assert studio.notices(job) == [
+        "prompt 'a puppy zyx': puppy is read as dog; zyx is not read; there is no verdict"
+    ]
+
+
+def test_what_is_read_aside_is_not_told() -> None:
+    said: list[str] = []
+    note = assemble.Once(said.append)
+    with note.aside():
+        note("a rival is cut off")
+    note("the prompt is cut off")
+    note("the prompt is cut off")
+    assert said == ["the prompt is cut off"]
+
+
+def test_rivals_are_no_news() -> None:
+    """A prompt that just fits has rivals that do not: no notice and no error is about texts that nobody wrote."""
+    for too_long in ("error", "truncate"):
+        said: list[str] = []
+        wanted = {"include": "x", "threads": 1, "too_long": too_long}
+        studio = assemble.open_studio(from_mapping(wanted, source="test"), said.append)
+        assert studio.judge is not None
+        text = " ".join(["red"] * 16 + ["a", "car"])
+        judge = studio.judge_of(Job((Prompt(text),)))
+        assert judge is not None
+        assert not judge.refusal
+        assert said == []
 
 
 def test_warnings_are_the_default_notice() -> None:

@@ -42,6 +42,23 @@ def test_no_folder_of_a_failed_cell_is_opened(tmp_path: Path) -> None:
     assert (shot.state, shot.error, shot.picture) == ("failed", "why", None)
 
 
+def test_a_shot_tells_its_ranks_and_margins_or_why_there_are_none(tmp_path: Path) -> None:
+    nothing = dict.fromkeys(("rank", "among", "include", "margin"))
+    cells = [
+        cell(0, 0, 0, exclude_margin=0.25),
+        cell(1, 0, 0, parts={}, unjudged="no verdict: the judge cannot read Tokyo", **nothing),
+    ]
+    first, second = look(tmp_path, cells=cells).sections[0].series[0].shots
+    assert first.told[:5] == [
+        "rank 3 of 101", "thing 2 of 91", "colour 1 of 11", "margin +0.100", "exclude margin +0.250",
+    ]  # fmt: skip
+    assert (second.told, second.unjudged) == (["2.50 s"], "no verdict: the judge cannot read Tokyo")
+    for each in cells:  # as older versions wrote them
+        del each["exclude_margin"], each["parts"], each["unjudged"]
+    (old, _) = look(tmp_path / "old", cells=cells).sections[0].series[0].shots
+    assert old.told[:2] == ["rank 3 of 101", "margin +0.100"]
+
+
 @pytest.mark.parametrize(
     "changes",
     [

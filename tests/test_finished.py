@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,22 @@ class TestRead:
         folder = edit(make_run(tmp_path / "a"), models="absent", versions="absent", weights="absent")
         run = read_run(folder)
         assert (run.models, run.versions, run.weights, run.peak_memory_bytes) == ((), {}, {}, None)
+
+    def test_verdicts_by_older_rules_are_told_apart(self, tmp_path: Path) -> None:
+        """Their one margin was against the excludes where there were some."""
+        new = read_run(make_run(tmp_path / "new", judged=verdict(3, exclude_margin=0.2)))
+        assert not new.former
+        assert new.verdict == verdict(3, exclude_margin=0.2)
+        facts = json.loads((tmp_path / "new" / "run.json").read_text())["verdict"]
+        plain = {key: value for key, value in facts.items() if key not in ("exclude_margin", "parts")}
+        old = read_run(edit(make_run(tmp_path / "old", judged=verdict()), verdict=plain | {"margin": 0.25}))
+        assert old.former
+        assert old.verdict is not None
+        assert math.isnan(old.verdict.margin)
+        assert (old.verdict.exclude_margin, old.verdict.parts) == (0.25, {})
+        bare = read_run(edit(make_run(tmp_path / "bare", judged=verdict()), verdict=plain | {"exclude": None}))
+        assert bare.verdict is not None
+        assert (bare.verdict.margin, bare.verdict.exclude_margin) == (0.1, None)
 
     @pytest.mark.parametrize(("status", "error"), [("failed", "MemoryError: no room"), ("interrupted", "Keyboard")])
     def test_runs_that_ended_early_say_so(self, tmp_path: Path, status: str, error: str) -> None:
@@ -134,7 +151,9 @@ class TestRefusal:
     @pytest.mark.parametrize(
         ("field", "value"),
         [("rank", 0), ("rank", 102), ("rank", 1.0), ("among", None), ("include", None), ("margin", "1"),
-         ("exclude", "x"), ("self_scored", 0), ("self_scored", None), ("judge", None)],
+         ("exclude", "x"), ("self_scored", 0), ("self_scored", None), ("judge", None), ("exclude_margin", "x"),
+         ("parts", []), ("parts", {"head": [1, 2]}), ("parts", {"thing": [1]}), ("parts", {"thing": [0, 2]}),
+         ("parts", {"thing": [3, 2]}), ("parts", {"thing": [1.0, 2]}), ("parts", {"thing": "ab"})],
         ids=str,
     )  # fmt: skip
     def test_verdicts_that_cannot_be(self, tmp_path: Path, field: str, value: Any) -> None:

@@ -177,6 +177,20 @@ def test_a_guide_as_judge_is_labelled_self_scored(weight_files: dict[str, Path],
     assert result.verdict.self_scored
 
 
+def test_words_that_the_judge_cannot_read_leave_no_verdict(weight_files: dict[str, Path], tmp_path: Path) -> None:
+    """It is said once, on the screen, in run.json and on the page; there is no curve of ranks either."""
+    (result,), progress = make(weight_files, tmp_path, "judge=starter", "include=Tokyo", "seed=1")
+    assert result.folder is not None
+    assert result.verdict is None
+    said = "no verdict: the judge cannot read Tokyo"
+    assert progress.notes.count(said) == 1
+    assert not any("never saw" in note and "Tokyo" not in note for note in progress.notes)
+    facts = json.loads((result.folder / "run.json").read_text())
+    assert (facts["status"], facts["verdict"], facts["warnings"]) == ("done", None, [said])
+    assert said.capitalize().replace("tokyo", "Tokyo") in (result.folder / "report.html").read_text()
+    assert not any("judge" in json.loads(line) for line in (result.folder / "metrics.jsonl").read_text().splitlines())
+
+
 def test_without_a_judge_there_is_no_verdict(weight_files: dict[str, Path], tmp_path: Path) -> None:
     (result,), _ = make(weight_files, tmp_path, "judge=none", "steps=0")
     assert result.verdict is None

@@ -38,6 +38,22 @@ def test_a_run_that_stopped_early_says_how_far_it_came(tmp_path: Path) -> None:
     assert found.verdict == []
 
 
+def test_the_verdict_tells_ranks_by_part_and_what_the_rivals_are(tmp_path: Path) -> None:
+    said = look(tmp_path / "run").verdict
+    assert "the thing 2nd of 71, its colour first of 11 and the ground first of 11" in said[1]
+    assert "the thing (70), its colour (10), the ground (10) and colour and ground at once (10)" in said[2]
+    assert "above the other text that fits best and 0.100 above the excluded text" in said[3]
+    old = {"judge": "j", "rank": 3, "among": 101, "include": 0.3, "exclude": 0.2, "margin": 0.1, "self_scored": False}
+    said = look(tmp_path / "old", verdict=old).verdict
+    assert len(said) == 3
+    assert said[1] == "The prompt's similarity is 0.300, 0.100 above the excluded text that fits best."
+
+
+def test_a_judge_that_cannot_read_says_so(tmp_path: Path) -> None:
+    found = look(tmp_path / "run", verdict=None, warnings=["x", "no verdict: the judge cannot read Tokyo"])
+    assert (found.verdict, found.unjudged) == ([], "No verdict: the judge cannot read Tokyo")
+
+
 def test_prompts_come_with_weight_stop_and_loss() -> None:
     job = Facts({"include": [prompt("a")], "exclude": [prompt("b", 2.5, 1.2)], "extras": []}, "job")
     rows = asked(job, Facts({"include: a": 0.5}, "terms"))
@@ -69,7 +85,8 @@ def test_changed_settings_say_their_default(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"status": "odd"}, {"job": []}, {"verdict": {"rank": "x"}}, {"config": 1}, {"warnings": "x"}, {"changed": []}],
+    [{"status": "odd"}, {"job": []}, {"verdict": {"rank": "x"}}, {"config": 1},
+     {"verdict": {"rank": 1, "among": 2, "parts": {"thing": [1]}}}, {"warnings": "x"}, {"changed": []}],
 )
 def test_damaged_facts_are_refused_in_one_line(tmp_path: Path, changes: dict[str, Any]) -> None:
     (tmp_path / "run.json").write_text(json.dumps(run_facts("x", **changes)))

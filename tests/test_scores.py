@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import kornia
 import numpy as np
@@ -21,7 +23,7 @@ from vqclip.compare.scores import (
     picture_scores,
     structural_diversity,
 )
-from vqclip.job import Verdict
+from vqclip.job import Reading, Verdict
 
 WEIGHTS = np.array([0.0448, 0.2856, 0.3001, 0.2363, 0.1333])
 
@@ -88,9 +90,16 @@ class TestPictureScores:
         assert ("seconds" in found) == (seconds is not None)
 
     def test_every_number_is_a_known_metric(self) -> None:
-        found = picture_scores(verdict(1), seconds=4.0, steps=10, peak_memory_bytes=3)
+        against = replace(verdict(1), exclude=0.1, exclude_margin=0.2)
+        found = picture_scores(against, seconds=4.0, steps=10, peak_memory_bytes=3)
+        assert (found["margin"], found["exclude_margin"]) == (-0.05, 0.2)
         assert {*found, "diversity", "ms_ssim"} == set(METRICS)
         assert set(METRICS) >= LOWER_WINS | OF_THE_JUDGE
+
+
+    def test_a_margin_that_an_older_run_does_not_tell_is_left_out(self) -> None:
+        found = picture_scores(replace(verdict(1), margin=math.nan), seconds=None, steps=None, peak_memory_bytes=None)
+        assert set(found) == {"top1", "top5"}
 
 
 class TestDiversity:
@@ -176,6 +185,9 @@ class Colours:
     size = 16
     asked = 0
 
+    def read(self, text: str) -> Reading:
+        return Reading(text)
+
     def embed_text(self, texts: Sequence[str]) -> Tensor:
         self.asked += len(texts)
         return F.normalize(torch.ones(len(texts), 3), dim=1)
@@ -186,7 +198,7 @@ class Colours:
 
 def test_the_judge_embeds_a_picture_whatever_the_prompts() -> None:
     picture = torch.tensor([0.6, 0.8, 0.0])[:, None, None].expand(3, 20, 30).requires_grad_()
-    embeds = [Judge(Colours(), "test", text, distractors=["b", "c"]).embed(picture) for text in ("a", "z")]
+    embeds = [Judge(Colours(), "test", [text], rivals=[{"thing": ["b", "c"]}]).embed(picture) for text in ("a", "z")]
     assert torch.equal(*embeds)
     assert torch.allclose(embeds[0], torch.tensor([0.6, 0.8, 0.0]), atol=1e-4)
     assert not embeds[0].requires_grad

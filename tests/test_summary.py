@@ -21,7 +21,7 @@ from vqclip.compare.judge import Judge
 from vqclip.compare.scores import METRICS
 from vqclip.compare.summary import read_run, summarise, write_report
 from vqclip.compare.variants import group
-from vqclip.job import InputError, Job, Prompt
+from vqclip.job import InputError, Job, Prompt, Reading
 
 OTHER = "99" * 32
 
@@ -31,6 +31,9 @@ class Colours:
 
     size = 16
     names = {"red": (1.0, 0.0, 0.0), "green": (0.0, 1.0, 0.0), "blue": (0.0, 0.0, 1.0)}
+
+    def read(self, text: str) -> Reading:
+        return Reading(text, unread=("Tokyo",) if "Tokyo" in text else ())
 
     def embed_text(self, texts: Sequence[str]) -> Tensor:
         return F.normalize(torch.tensor([self.names.get(text, (1.0, 1.0, 1.0)) for text in texts]), dim=1)
@@ -49,7 +52,7 @@ class Court:
         self.made.append(task.title)
         against = [prompt.text for prompt in task.exclude]
         rivals = [name for name in Colours.names if name != task.title]
-        return Judge(Colours(), "colours", task.title, exclude=against, distractors=rivals)
+        return Judge(Colours(), "colours", [task.title], exclude=against, rivals=[{"thing": rivals}])
 
 
 def cell(root: Path, variant: str = "a", title: str = "red", seed: int = 0, exclude: tuple[str, ...] = ()) -> Cell:
@@ -112,6 +115,7 @@ class TestShape:
         assert found == {
             "variant": 0, "prompt": 0, "seed": 3, "folder": one.folder.relative_to(tmp_path).as_posix(),
             "status": "done", "error": None, "rank": 4, "among": 101, "include": 0.3, "exclude": None, "margin": -0.25,
+            "exclude_margin": None, "parts": {"thing": [4, 91], "colour": [1, 11]}, "unjudged": None,
             "self_scored": False, "seconds": 0.5, "steps": 2, "steps_per_second": 4.0, "peak_memory_bytes": 12,
         }  # fmt: skip
 
@@ -195,6 +199,28 @@ class TestVerdicts:
         expected = Court()(job("red")).judge(wrong)
         assert found["cells"][1]["margin"] == pytest.approx(expected.margin, abs=0.01)  # 8 bits a channel
         assert line(found, "top1")["mean"] == 0.5
+
+    def test_those_by_older_rules_are_made_anew(self, tmp_path: Path) -> None:
+        """Their rivals were others, and their margin was against the excludes."""
+        (one,) = [made(cell(tmp_path, exclude=("green",)), judged=verdict(50), image=flat(0.9, 0.1, 0.2))]
+        facts = json.loads((one.folder / "run.json").read_text())["verdict"]
+        old = {key: value for key, value in facts.items() if key not in ("exclude_margin", "parts")} | {"exclude": 0.2}
+        edit(one.folder, verdict=old)
+        (kept,) = report([one], tmp_path)["cells"]
+        assert (kept["rank"], kept["margin"], kept["exclude_margin"]) == (50, None, 0.1)
+        (anew,) = report([one], tmp_path, judge_of=Court(), judge_sha256=JUDGE)["cells"]
+        assert anew["rank"] == 1
+        assert anew["margin"] > 0.5
+
+    def test_words_that_the_judge_cannot_read_leave_a_cell_without_scores(self, tmp_path: Path) -> None:
+        green = flat(0.2, 0.9, 0.1)
+        cells = [made(cell(tmp_path, title=title), judged=None, image=green) for title in ("red", "red Tokyo")]
+        found = report(cells, tmp_path, judge_of=Court(), judge_sha256=JUDGE)
+        red, tokyo = found["cells"]
+        assert (red["rank"], red["unjudged"]) == (2, None)
+        assert tokyo["unjudged"] == "no verdict: the judge cannot read Tokyo"
+        assert {tokyo[key] for key in ("rank", "among", "include", "margin", "exclude_margin")} == {None}
+        assert line(found, "top1")["count"] == line(found, "margin")["count"] == 1
 
     def test_without_a_judge_the_runs_must_agree(self, tmp_path: Path) -> None:
         one = made(cell(tmp_path), judged=verdict())
@@ -310,17 +336,28 @@ class TestRunsFromElsewhere:
             assert (root / each["folder"] / "final.png").is_file()
 
     def test_titles_pair_even_when_other_things_were_excluded(self, tmp_path: Path) -> None:
-        """The difference is named, and margins, which then measure different things, are not paired."""
-        make_run(tmp_path / "a", job("red"), judged=verdict())
-        make_run(tmp_path / "b", job("red", exclude=("green",)), judged=verdict())
+        """The difference is named, and exclude margins, which then measure different things, are not paired."""
+        make_run(tmp_path / "a", job("red", exclude=("blue",)), judged=verdict(exclude_margin=0.1))
+        make_run(tmp_path / "b", job("red", exclude=("green",)), judged=verdict(exclude_margin=0.1))
         runs = [read_run(tmp_path / name) for name in "ab"]
         cells = [Cell(name, run.job, run.folder, prompt=run.job.title) for name, (run,) in group(runs).items()]
         found = report(cells, tmp_path)
-        assert [each["differences"] for each in found["variants"]] == [{"exclude": []}, {"exclude": ["green"]}]
+        assert [each["differences"] for each in found["variants"]] == [{"exclude": ["blue"]}, {"exclude": ["green"]}]
         assert found["prompts"] == [
             {"title": "red", "include": [{"text": "red", "weight": 1.0, "stop": None}], "exclude": [], "extras": []}
         ]
-        assert {each["metric"] for each in found["pairs"]} == {"top1", "top5", "seconds", "steps_per_second"}
+        assert "exclude_margin" in {each["metric"] for each in found["summary"]}
+        metrics = {each["metric"] for each in found["pairs"]}
+        assert {"top1", "top5", "margin"} <= metrics
+        assert "exclude_margin" not in metrics
+
+    def test_the_two_margins_are_never_averaged(self, tmp_path: Path) -> None:
+        against = cell(tmp_path, title="blue", exclude=("green",))
+        cells = [made(cell(tmp_path), judged=verdict(margin=0.1))]
+        cells.append(made(against, judged=verdict(margin=0.3, exclude_margin=0.7)))
+        found = report(cells, tmp_path)
+        assert line(found, "margin")["mean"] == pytest.approx(0.2)
+        assert (line(found, "exclude_margin")["mean"], line(found, "exclude_margin")["count"]) == (0.7, 1)
 
     def test_planned_prompts_of_one_title_stay_apart(self, tmp_path: Path) -> None:
         cells = [made(cell(tmp_path), judged=verdict()), made(cell(tmp_path, exclude=("green",)), judged=verdict())]

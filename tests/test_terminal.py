@@ -40,8 +40,12 @@ def test_terms_show_the_total_and_every_name() -> None:
 
 
 def test_verdicts_name_the_rank_and_own_up_to_self_scoring() -> None:
-    fair = verdict_line(Verdict("starter", 1, 64, 0.3, 0.1, 0.2))
-    assert fair == "judge starter: rank 1 of 64, include 0.300, exclude 0.100, margin +0.200"
+    parts = {"thing": (1, 43), "colour": (2, 11)}
+    fair = verdict_line(Verdict("starter", 1, 64, 0.3, 0.1, 0.05, exclude_margin=0.2, parts=parts))
+    assert fair == (
+        "judge starter: rank 1 of 64 (thing 1 of 43, colour 2 of 11), include 0.300, margin +0.050, exclude 0.100, "
+        "exclude margin +0.200"
+    )
     own = verdict_line(Verdict("starter", 2, 64, 0.3, None, -0.2, self_scored=True))
     assert "exclude" not in own
     assert "margin -0.200" in own

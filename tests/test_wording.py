@@ -4,7 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from vqclip.compare.wording import NOTHING, duration, number, ordinal, percent, points, setting, signed, size, verdict
+from vqclip.compare.wording import (
+    NOTHING,
+    duration,
+    number,
+    ordinal,
+    percent,
+    places,
+    points,
+    rivals,
+    setting,
+    signed,
+    size,
+    verdict,
+)
 
 
 @pytest.mark.parametrize(
@@ -44,13 +57,47 @@ def test_settings_stay_on_one_line_of_bounded_length() -> None:
 
 
 def test_a_verdict_in_words() -> None:
-    said = verdict("judge", rank=1, among=101, include=0.3, exclude=None, margin=-0.05, self_scored=False)
+    parts = {"thing": (1, 71), "colour": (4, 11), "ground": (1, 11)}
+    said = verdict("judge", rank=4, among=101, include=0.3, exclude=None, margin=-0.05, parts=parts, self_scored=False)
+    assert said == [
+        "Shown this picture and 101 texts, judge puts the prompt 4th.",
+        "Among the texts that differ in nothing else it puts the thing first of 71, its colour 4th of 11 and the "
+        "ground first of 11.",
+        "The 100 other texts are the prompt with something swapped: the thing (70), its colour (10), the ground (10) "
+        "and colour and ground at once (10).",
+        "The prompt's similarity is 0.300, 0.0500 below the other text that fits best.",
+        "This judge had no part in steering the picture.",
+    ]
+
+
+def test_rivals_in_words() -> None:
+    assert rivals(101, {"thing": (9, 51)}).endswith("something swapped: the thing (50) and another word (50).")
+    assert rivals(11, {"colour": (1, 11)}) == "The 10 other texts are the prompt with its colour swapped."
+    assert rivals(101, {}) == "The 100 other texts name other things."
+    assert places({"thing": (1, 71), "ground": (2, 11)}) == ["thing 1 of 71", "ground 2 of 11"]
+
+
+def test_two_margins_are_two_numbers() -> None:
+    said = verdict(
+        "judge", rank=1, among=2, include=0.3, exclude=0.1, margin=0.05, exclude_margin=-0.2, self_scored=False
+    )
+    assert said[2] == (
+        "The prompt's similarity is 0.300, 0.0500 above the other text that fits best and 0.200 below the excluded "
+        "text that fits best."
+    )
+
+
+def test_a_verdict_by_older_rules_in_words() -> None:
+    """Its one margin was against the excludes where there were some; of the rivals' kind it says nothing."""
+    said = verdict(
+        "judge", rank=1, among=101, include=0.3, exclude=None, margin=-0.05, former=True, self_scored=False
+    )
     assert said == [
         "Shown this picture and 101 texts, judge puts the prompt first.",
         "The prompt's similarity is 0.300, 0.0500 below the other text that fits best.",
         "This judge had no part in steering the picture.",
     ]
-    said = verdict("", rank=12, among=101, include=0.3, exclude=0.1, margin=0.2, self_scored=True)
+    said = verdict("", rank=12, among=101, include=0.3, exclude=0.1, margin=0.2, former=True, self_scored=True)
     assert "the judge puts the prompt 12th" in said[0]
     assert "above the excluded text" in said[1]
     assert "proves little" in said[2]

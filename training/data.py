@@ -147,7 +147,7 @@ def name_concepts(emojis: list[Emoji], matches: dict[str, dict[str, Emoji]], cou
 
 
 def write_vocabulary(path: Path, names: dict[str, str]) -> None:
-    """Everything a caption can say: distractors are drawn from its concepts, benchmark prompts from `guided`."""
+    """Everything a caption can say: rivals are drawn from its concepts, benchmark prompts from `guided`."""
     from training.captions import BACKGROUNDS, STYLE_WORDS, list_words
 
     found = sorted(set(names.values()))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -13,7 +14,8 @@ from typing import Any
 import torch
 
 from vqclip.backends import Backend
-from vqclip.compare.judge import Judge, distractors
+from vqclip.compare.judge import Judge
+from vqclip.compare.rivals import COUNT, rivals
 from vqclip.config import Config
 from vqclip.inputs import check
 from vqclip.job import InputError, Job
@@ -39,6 +41,7 @@ class Studio:
     judge_name: str
     self_scored: bool
     facts: Mapping[str, Any]
+    note: Once
     readers: tuple[Read, ...] = ()
 
     def notices(self, job: Job) -> list[str]:
@@ -50,13 +53,48 @@ class Studio:
         """The judge of a job's prompts, None when the config names no judge."""
         if self.judge is None:
             return None
-        return judge_for(job, self.judge, self.judge_name, self_scored=self.self_scored)
+        return judge_for(job, self.judge, self.judge_name, self_scored=self.self_scored, aside=self.note.aside())
 
 
-def judge_for(job: Job, eye: Perceptor, name: str, *, self_scored: bool = False) -> Judge:
-    """A judge of a job's prompts who looks with `eye`."""
-    against = [prompt.text for prompt in job.exclude]
-    return Judge(eye, name, job.title, exclude=against, distractors=distractors(job.title), self_scored=self_scored)
+class Once:
+    """Says each message once, for guides and judge read the same prompts, and nothing of what is read aside."""
+
+    def __init__(self, note: Callable[[str], None]) -> None:
+        self._note, self._said, self._silent = note, set[str](), False
+
+    def __call__(self, message: str) -> None:
+        if not self._silent and message not in self._said:
+            self._said.add(message)
+            self._note(message)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Say nothing in this block: what is read are texts that nobody wrote."""
+        self._silent = True
+        try:
+            yield
+        finally:
+            self._silent = False
+
+
+def judge_for(
+    job: Job, eye: Perceptor, name: str, *, self_scored: bool = False, aside: AbstractContextManager[None] | None = None
+) -> Judge:
+    """A judge of a job's prompts who looks with `eye`; includes that have no weight are not asked for.
+
+    `aside` is entered while texts are read that nobody wrote.
+    """
+    include = [prompt.text for prompt in job.include if prompt.weight > 0] or [prompt.text for prompt in job.include]
+    shares = [(COUNT + place) // len(include) for place in range(len(include))]  # COUNT in all
+    return Judge(
+        eye,
+        name,
+        include,
+        rivals=[rivals(eye.read(text).text, count=max(1, share)) for text, share in zip(include, shares, strict=True)],
+        exclude=[prompt.text for prompt in job.exclude],
+        self_scored=self_scored,
+        aside=aside,
+    )
 
 
 def open_judge(config: Config, note: Callable[[str], None]) -> tuple[Callable[[Job], Judge | None], str]:
@@ -65,9 +103,17 @@ def open_judge(config: Config, note: Callable[[str], None]) -> tuple[Callable[[J
         raise InputError("judge: none; a comparison needs one, for example judge=starter")
     device = pick_device(config.device)
     file = load(locate(config.judge, "judge", note))
-    place = Place(device, pick_dtype(config.precision, device), config.too_long, once(note))
+    note = note if isinstance(note, Once) else Once(note)
+    place = Place(device, pick_dtype(config.precision, device), config.too_long, note)
     eye = perceptor(config.judge, file, place)
-    return (lambda job: judge_for(job, eye, file.name)), file.sha256
+
+    def judge_of(job: Job) -> Judge:
+        judge = judge_for(job, eye, file.name, aside=note.aside())
+        for message in judge.notes:
+            note(message)
+        return judge
+
+    return judge_of, file.sha256
 
 
 def open_studio(config: Config, note: Callable[[str], None] = warnings.warn) -> Studio:
@@ -75,7 +121,7 @@ def open_studio(config: Config, note: Callable[[str], None] = warnings.warn) -> 
 
     What can be seen before is refused before, see `inputs.check`.
     """
-    note = once(note)
+    note = note if isinstance(note, Once) else Once(note)
     check(config, note)
     torch.set_num_threads(config.threads or _cores())
     device = pick_device(config.device)
@@ -98,6 +144,7 @@ def open_studio(config: Config, note: Callable[[str], None] = warnings.warn) -> 
             "precision": str(dtype).removeprefix("torch."),
             "threads": torch.get_num_threads(),
         },
+        note,
         made.readers,
     )
 
@@ -105,18 +152,6 @@ def open_studio(config: Config, note: Callable[[str], None] = warnings.warn) -> 
 def _cores() -> int:
     """Cores this process may use: the number of threads is part of a result, so the environment has no say."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def once(note: Callable[[str], None]) -> Callable[[str], None]:
-    """`note` without repetition: guides, judge, variants and pictures have much in common to say."""
-    said: set[str] = set()
-
-    def say(message: str) -> None:
-        if message not in said:
-            said.add(message)
-            note(message)
-
-    return say
 
 
 def _version(package: str) -> str:

@@ -16,7 +16,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from vqclip import config as configs
-from vqclip.assemble import Studio, once, open_judge, open_studio
+from vqclip.assemble import Once, Studio, open_judge, open_studio
 from vqclip.compare import cells, summary
 from vqclip.compare.cells import Cell
 from vqclip.compare.finished import read_run
@@ -52,17 +52,16 @@ def compare(loaded: Loaded, progress: Progress) -> Path:
         InputError: no variants, two of one name, settings that no variant may have, or a folder of that name with
             another comparison in it. Interrupted: stopped by the user; the same command goes on.
     """
-    columns = _columns(loaded.config)
+    columns, note = _columns(loaded.config), Once(progress.note)  # variants read the same prompts
     for line in notices(loaded.origins, list(columns.values()), rules=RULES):
-        progress.note(line)
+        note(line)
     torch.set_num_threads(loaded.config.threads or torch.get_num_threads())
     title = ", ".join(columns)
     root = _open_folder(loaded, title)
     with _alone(root), stop_on_signal() as stop:
         entries = {name: list(_entries(config, name, root, loaded.config.seeds)) for name, config in columns.items()}
-        say = once(progress.note)
-        made = [cell for name in columns for cell in _fill(entries[name], loaded, progress, stop, say=say)]
-        return _report(made, loaded.config, root, title=loaded.config.name or title, progress=progress)
+        made = [cell for name in columns for cell in _fill(entries[name], loaded, progress, note, stop)]
+        return _report(made, loaded.config, root, title=loaded.config.name or title, note=note)
 
 
 def compare_runs(runs: Sequence[Path], overrides: Sequence[str], progress: Progress) -> Path:
@@ -78,7 +77,7 @@ def compare_runs(runs: Sequence[Path], overrides: Sequence[str], progress: Progr
     digest = configs.digest(config)
     root = folders.claim(Path(config.outputs), name=config.name, slug_from=f"compare {' '.join(groups)}", digest=digest)
     made = [cells.adopt(run, root, name) for name, members in groups.items() for run in members]
-    return _report(made, config, root, title=config.name or ", ".join(groups), progress=progress)
+    return _report(made, config, root, title=config.name or ", ".join(groups), note=progress.note)
 
 
 def _columns(config: Config) -> dict[str, Config]:
@@ -120,9 +119,7 @@ def _entries(config: Config, name: str, root: Path, seeds: int) -> Iterator[Entr
             yield Entry(Cell(name, job_of(single), folder, configs.to_mapping(single)), single)
 
 
-def _fill(
-    entries: Sequence[Entry], loaded: Loaded, progress: Progress, stop: Event, *, say: Callable[[str], None]
-) -> list[Cell]:
+def _fill(entries: Sequence[Entry], loaded: Loaded, progress: Progress, note: Once, stop: Event) -> list[Cell]:
     """Make the missing pictures of a variant; the cells, with the error of those that have no run folder."""
     missing = {cell.folder for cell in cells.unfinished([entry.cell for entry in entries])}
     if len(missing) < len(entries):
@@ -133,19 +130,18 @@ def _fill(
             made.append(entry.cell)
             continue
         if studio is None and not fault:
-            studio, fault = _open(entry.single, progress)
-        place = (number, len(entries))
-        problem = fault or _make(entry, loaded, studio, progress, stop=stop, number=place, say=say)
+            studio, fault = _open(entry.single, note)
+        problem = fault or _make(entry, loaded, studio, progress, stop=stop, number=(number, len(entries)))
         made.append(replace(entry.cell, error=problem or None))
     return made
 
 
-def _open(single: Config, progress: Progress) -> tuple[Studio | None, str]:
+def _open(single: Config, note: Once) -> tuple[Studio | None, str]:
     """The models of a variant, or what is wrong with them."""
     try:
-        return open_studio(single, progress.note), ""
+        return open_studio(single, note), ""
     except _FAULTS as error:
-        progress.note(f"{single.backend}: {error}")
+        note(f"{single.backend}: {error}")
         return None, str(error)
 
 
@@ -157,14 +153,13 @@ def _make(
     *,
     stop: Event,
     number: tuple[int, int],
-    say: Callable[[str], None],
 ) -> str:
     """Make one picture; what went wrong as a line, "" when nothing did."""
     assert studio is not None
     cells.make_room(entry.cell)
     try:
         studio.backend.check(entry.cell.job)
-        make_picture(entry.single, loaded.text, studio, progress, stop=stop, number=number, say=say)
+        make_picture(entry.single, loaded.text, studio, progress, stop=stop, number=number)
     except Interrupted:
         raise
     except _FAULTS as error:
@@ -173,9 +168,9 @@ def _make(
     return ""
 
 
-def _report(made: Sequence[Cell], config: Config, root: Path, *, title: str, progress: Progress) -> Path:
+def _report(made: Sequence[Cell], config: Config, root: Path, *, title: str, note: Callable[[str], None]) -> Path:
     """Score everything with one judge and write report.json, contact-sheet.png and report.html."""
-    judge_of, digest = open_judge(config, progress.note)
+    judge_of, digest = open_judge(config, note)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     report = summary.summarise(made, root=root, title=title, created=now, judge_of=judge_of, judge_sha256=digest)
     summary.write_report(root, report)

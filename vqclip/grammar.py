@@ -20,7 +20,7 @@ PARTS: Final[tuple[Part, ...]] = ("thing", "colour", "ground")
 # The basic colour terms of English (Berlin and Kay, 1969); "gray" is read as "grey".
 COLOURS: Final = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white", "grey")
 
-_WORD: Final = r"(?<![\w-]){}(?![\w'’-])"  # whole, and no half of "blue-eyed"
+_WORD: Final = r"(?<![\w-]){}(?![\w'\u2019-])"  # whole, and no half of "blue-eyed"
 _FRUIT: Final = r"(?!(?<=\ban )orange(?= *(?:$|[,.;:!?]|(?:on|in|and|with|at|over|beside) )))"  # "an orange on a plate"
 _COLOUR: Final = _FRUIT + _WORD.format(rf"(?:{'|'.join(COLOURS)}|gray)")
 _GROUNDS: Final = tuple(
@@ -31,21 +31,33 @@ _GROUNDS: Final = tuple(
         rf"\b(?:on|over|against|in front of) (?:an? |the |plain |pure |solid )*({_COLOUR})(?= *(?:$|[,.;:!?)]))",
     )
 )
-_BARE: Final = re.compile(rf"(?:(?:the|an?) )?(?:something |anything |colou?r )?({_COLOUR})(?: (?:colou?r|things?))?", re.I)
-# A phrase around a noun ends where one of these words stands, or a sign.
-_ENDS: Final = frozenset(
-    "of on in at by with without from to for over under behind before beside between near against into onto through "
-    "above below around across inside outside during front and or but that which who is are was were has have as like while "
-    "wearing".split()
+_BARE: Final = re.compile(
+    rf"(?:(?:the|an?) )?(?:something |anything |colou?r )?({_COLOUR})(?: (?:colou?r|things?))?", re.IGNORECASE
 )
-_SMALL: Final = _ENDS | frozenset("a an the this that these those some any no my your its his her their very background backdrop".split())
+_AFTER: Final = re.compile(rf",? (?:that is |which is |is |colou?red |in )({_COLOUR})(?! *\w)", re.IGNORECASE)
+# A phrase around a noun ends where one of these words stands, or a sign.
+ENDS: Final = frozenset(
+    re.findall(
+        r"\w+",
+        "of on in at by with without from to for over under behind before beside between near against into onto "
+        "through above below around across inside outside during front and or but that which who is are was were has "
+        "have as like while wearing",
+    )
+)
+_SMALL: Final = ENDS | frozenset(
+    re.findall(
+        r"\w+",
+        "a an the this that these those some any no my your its his her their very something anything "
+        "background backdrop",
+    )
+)
 # What a caption says of itself, not of what it shows: "a drawing of ...".
 _FRAME: Final = re.compile(
-    r"^(?:[\w'’-]+ )*?(?:drawing|picture|icon|image|photo|photograph|painting|sketch|portrait|illustration|render(?:ing)?|"
-    r"emoji|logo|poster|close-?up|view|scene) of ",
+    r"^(?:[\w'\u2019-]+ )*?(?:drawing|picture|icon|image|photo|photograph|painting|sketch|portrait|illustration|"
+    r"render(?:ing)?|emoji|logo|poster|close-?up|view|scene) of ",
     re.IGNORECASE,
 )
-_MASS: Final = frozenset("bread fire corn milk tea beer coffee sushi".split())  # "milk", not "a milk"
+_MASS: Final = frozenset(["bread", "fire", "corn", "milk", "tea", "beer", "coffee", "sushi"])  # "milk", not "a milk"
 _IRREGULAR: Final[Mapping[str, str]] = {"mouse": "mice", "fish": "fish", "deer": "deer", "shrimp": "shrimp"}
 
 
@@ -69,7 +81,7 @@ class Caption:
         return tuple(part for part in PARTS if getattr(self, part))
 
     def word(self, part: Part) -> str | None:
-        """The name of a part as the lists have it ("Apples" is "apple", "gray" is "grey"), None where it is not named."""
+        """The name of a part as the lists have it ("Apples" is "apple", "gray" is "grey"), None for no part."""
         span: Span | None = getattr(self, part)
         if span is None:
             return None
@@ -113,13 +125,13 @@ def parse(text: str, names: Sequence[str] | None = None) -> Caption:
         return Caption(text, None, free[0] if free else None, ground, known)
     start = _phrase(text, thing[0])
     before = [span for span in free if start <= span[0] < thing[0]]
-    after = re.match(rf",? (?:that is |which is |is |coloured |colored |in )({_COLOUR})(?! *\w)", text[thing[1] :], re.I)
+    after = _AFTER.match(text[thing[1] :])
     colour = before[-1] if before else _shift(after.span(1), thing[1]) if after else None
     return Caption(text, thing, colour if colour != ground else None, ground, known)
 
 
 def is_colour(text: str) -> bool:
-    """Whether a text is a colour and nothing else: "yellow", "the colour red", "something blue"; "an orange" is a fruit."""
+    """Whether a text is a colour and nothing else: "yellow", "the colour red", "something blue", not "an orange"."""
     found = _BARE.fullmatch(" ".join(text.split()).rstrip(".!"))
     return found is not None
 
@@ -132,9 +144,9 @@ def nouns(text: str) -> list[Span]:
     """
     begin = match.end() if (match := _FRAME.match(text)) else 0
     phrases: list[Span | None] = [None]
-    for word in re.finditer(r"[^\W\d_][\w'’-]*", re.split(r"(?<=.)[,.;:!?]", text[begin:])[0]):
+    for word in re.finditer(r"[^\W\d_][\w'\u2019-]*", re.split(r"(?<=.)[,.;:!?]", text[begin:])[0]):
         said, span = word[0].lower(), _shift(word.span(), begin)
-        if said in _ENDS or said.endswith("ing"):
+        if said in ENDS or said.endswith("ing"):
             phrases.append(None)
         elif said.isascii() and said not in _SMALL and not re.compile(_COLOUR, re.I).match(text, span[0]):
             phrases[-1] = span
@@ -149,7 +161,7 @@ def swap(text: str, span: Span, word: str, *, thing: bool = True) -> str:
         start = _phrase(text, span[0])
         before = before[:start] + re.sub(r"\ban? ", "", before[start:], count=1, flags=re.IGNORECASE)
     else:
-        before = re.sub(r"\b(a)n? $", lambda found: f"{found[1]}n " if _vowel(word) else f"{found[1]} ", before, flags=re.I)
+        before = re.sub(r"\b(a)n? $", rf"\1{'n' if _vowel(word) else ''} ", before, flags=re.IGNORECASE)
     return before + word + after
 
 
@@ -180,8 +192,10 @@ def plural(name: str) -> str:
 
 def _thing(text: str, names: Collection[str]) -> Span | None:
     """The first known name, the longest at its place, and the last of names that follow each other."""
+    if not names:
+        return None
     found: Span | None = None
-    for match in _names(tuple(names)).finditer(text) if names else ():
+    for match in _names(tuple(names)).finditer(text):
         if found and text[found[1] : match.start()] != " ":
             break
         found = match.span()
@@ -200,9 +214,9 @@ def _phrase(text: str, end: int) -> int:
     start = end
     for word in reversed(list(re.finditer(r"\S+", text[:end]))):
         said = word[0].lower()
-        if said in _ENDS or not said[-1].isalnum():
-            if not re.search(rf"{_COLOUR} and $", text[:start], re.IGNORECASE):  # "a red and white cow" is one phrase
-                break
+        joined = re.search(rf"{_COLOUR} and $", text[:start], re.IGNORECASE)  # "a red and white cow" is one phrase
+        if not joined and (said in ENDS or not said[-1].isalnum()):
+            break
         start = word.start()
         if said in ("a", "an", "the"):
             break

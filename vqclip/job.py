@@ -110,12 +110,11 @@ class Step:
 class Verdict:
     """What a judge that steered nothing sees in a picture.
 
-    `rank` of the include text among `among` texts (1 is best; the others are distractors), cosine
-    similarities to the include and exclude texts, and `margin` = include - max(exclude) (without
-    exclude prompts: include minus the best distractor). `self_scored` is True when the judge also
-    steered the picture; such a score proves little. `exclude_margin` is include minus the nearest exclude,
-    None without excludes. `parts` maps "thing", "colour" and "ground", where the prompt names them, to the
-    rank among the texts that differ in nothing else and the number of those texts.
+    `rank` of the include text among `among` texts (1 is best; the others are its rivals), cosine
+    similarities to the include and exclude texts, and `margin` = include minus the best rival. `self_scored` is
+    True when the judge also steered the picture; such a score proves little. `exclude_margin` is include minus
+    the nearest exclude, None without excludes. `parts` maps "thing", "colour" and "ground", where the prompt names
+    them, to the rank among the texts that differ in nothing else and the number of those texts, its own included.
     """
 
     judge: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from vqclip import config as configs
-from vqclip.assemble import Studio, once, open_studio
+from vqclip.assemble import Studio, open_studio
 from vqclip.backends.vqgan import VQGANBackend
 from vqclip.compare.page import write_run_page
 from vqclip.compare.variants import flat
@@ -50,7 +50,6 @@ def run(loaded: Loaded, progress: Progress, studio: Studio | None = None) -> lis
         InputError, WeightsError, ResourceError: see `vqclip.job`. Interrupted: after a saved stop.
     """
     studio = studio or open_run(loaded, progress)
-    say = once(progress.note)
     pictures = singles(loaded.config)
     with placed(loaded.origins):
         for single in pictures:
@@ -63,7 +62,7 @@ def run(loaded: Loaded, progress: Progress, studio: Studio | None = None) -> lis
         for number, single in enumerate(pictures, start=1):
             text = loaded.text or configs.to_yaml(loaded.config)
             place = (number, len(pictures))
-            results.append(make_picture(single, text, studio, progress, stop=stop, number=place, say=say))
+            results.append(make_picture(single, text, studio, progress, stop=stop, number=place))
     return results
 
 
@@ -84,18 +83,16 @@ def make_picture(
     *,
     stop: threading.Event,
     number: tuple[int, int],
-    say: Callable[[str], None],
 ) -> Result:
     """One picture in a run folder of its own, with its page.
 
     Args:
         single: a complete config of one picture. text: the config as the user gave it.
-        stop: set by a signal. number: which picture this is, of how many. say: takes what is to be said of how the
-            prompts are read, which other pictures may have said before.
+        stop: set by a signal. number: which picture this is, of how many.
     """
     job, digest = job_of(single), configs.digest(single)
     for notice in studio.notices(job):
-        say(notice)
+        studio.note(notice)
     place = folders.claim(Path(single.outputs), name=single.name, slug_from=job.title, digest=digest)
     folders.write_text(place / "config.yaml", text)
     folders.write_text(place / "config.resolved.yaml", configs.to_yaml(single))
@@ -183,11 +180,12 @@ def _record(
         formats=shown.formats,
         keep_frames=shown.keep,
         log_every=config.log_every,
-        score=judge.curve if judge else None,
+        score=judge.curve if judge and not judge.refusal else None,
         score_every=config.score_every,
         facts=facts,
         scale=shown.scale,
     )
+    recorder.warnings += judge.notes if judge else ()
 
     def on_step(step: Step) -> None:
         terms = recorder.step(step)

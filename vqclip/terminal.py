@@ -39,9 +39,12 @@ def terms_line(terms: Mapping[str, float]) -> str:
 
 def verdict_line(verdict: Verdict) -> str:
     """The judge's opinion in one line."""
-    rejected = "" if verdict.exclude is None else f", exclude {verdict.exclude:.3f}"
+    parts = ", ".join(f"{part} {rank} of {count}" for part, (rank, count) in verdict.parts.items())
+    rejected = ""
+    if verdict.exclude is not None and verdict.exclude_margin is not None:
+        rejected = f", exclude {verdict.exclude:.3f}, exclude margin {verdict.exclude_margin:+.3f}"
     caveat = " (self-scored: this judge also steered)" if verdict.self_scored else ""
     return (
-        f"judge {verdict.judge}: rank {verdict.rank} of {verdict.among}, include {verdict.include:.3f}"
-        f"{rejected}, margin {verdict.margin:+.3f}{caveat}"
+        f"judge {verdict.judge}: rank {verdict.rank} of {verdict.among}{f' ({parts})' if parts else ''}, "
+        f"include {verdict.include:.3f}, margin {verdict.margin:+.3f}{rejected}{caveat}"
     )

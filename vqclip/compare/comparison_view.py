@@ -27,6 +27,7 @@ class Shot:
     state: str  # done, failed or missing
     error: str = ""
     told: list[str] = field(default_factory=list)
+    unjudged: str = ""  # why there is no verdict
     self_scored: bool = False
     picture: Picture | None = None
     film: str | None = None
@@ -142,6 +143,7 @@ class _Cells:
             variant,
             "done",
             told=_told(cell),
+            unjudged=cell.text("unjudged"),
             self_scored=cell.flag("self_scored"),
             picture=embedded.picture(place / "final.png", self._pictures),
             film=film,
@@ -151,11 +153,12 @@ class _Cells:
 
 
 def _told(cell: Facts) -> list[str]:
-    """Rank, margin and time of one picture."""
+    """Ranks, margins and time of one picture."""
     rank, among, seconds = cell.whole("rank"), cell.whole("among"), cell.number("seconds")
-    margin = cell.number("margin")
+    margins = [(name, cell.number(key)) for name, key in (("margin", "margin"), ("exclude margin", "exclude_margin"))]
     return [
         *([f"rank {rank} of {among}"] if rank is not None and among is not None else []),
-        *([f"margin {wording.signed(margin)}"] if margin is not None else []),
+        *wording.places(evidence.parts(cell)),
+        *(f"{name} {wording.signed(margin)}" for name, margin in margins if margin is not None),
         *([wording.duration(seconds)] if seconds is not None else []),
     ]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, NoReturn
 
 from vqclip.document import clean
+from vqclip.grammar import PARTS
 from vqclip.job import InputError
 
 MAX_JSON: Final = 16 << 20  # bytes of run.json or report.json
@@ -102,6 +103,15 @@ class Point(NamedTuple):
     step: int
     seconds: float
     value: float | None
+
+
+def parts(verdict: Facts) -> dict[str, tuple[int, int]]:
+    """Rank and number of texts of thing, colour and ground in a verdict, as far as it has them."""
+    found = verdict.inner("parts")
+    places = {part: found.wholes(part) for part in PARTS}
+    if wrong := next((part for part, place in places.items() if len(place) not in (0, 2)), None):
+        raise InputError(f"{found.where}: {wrong} is not a rank and a number of texts")
+    return {part: (place[0], place[1]) for part, place in places.items() if place}
 
 
 @dataclass(frozen=True)

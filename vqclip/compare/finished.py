@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from vqclip.compare.evidence import facts
 from vqclip.document import clean, show
+from vqclip.grammar import PARTS
 from vqclip.job import InputError, Job, Prompt, Verdict
 
 SCHEMA: Final = 1
@@ -44,6 +45,7 @@ class Run:
     steps: int | None = None
     peak_memory_bytes: int | None = None
     error: str | None = None
+    former: bool = False  # the verdict is by older rules: its rivals swapped the thing only
 
 
 def read_run(folder: Path) -> Run:
@@ -97,6 +99,7 @@ def _run(folder: Path, found: Mapping[str, Any]) -> Run:
         steps=_take(found, "steps", int, _NOTHING, least=0),
         peak_memory_bytes=_take(found, "peak_memory_bytes", int, _NOTHING, least=0),
         error=_take(found, "error", str, _NOTHING),
+        former=verdict is not None and "exclude_margin" not in verdict,
     )
 
 
@@ -131,15 +134,32 @@ def _verdict(found: Mapping[str, Any]) -> Verdict:
     rank, among = _take(found, "rank", int, least=1), _take(found, "among", int, least=1)
     if rank > among:
         raise InputError(f"run.json: verdict: rank {rank} among {among}")
+    exclude, margin = _take(found, "exclude", float, int, _NOTHING), _take(found, "margin", float, int)
+    against = _take(found, "exclude_margin", float, int, _NOTHING)
+    if "exclude_margin" not in found and exclude is not None:  # by older rules the one margin was this one
+        margin, against = math.nan, margin
     return Verdict(
         judge=_take(found, "judge", str),
         rank=rank,
         among=among,
         include=_take(found, "include", float, int),
-        exclude=_take(found, "exclude", float, int, _NOTHING),
-        margin=_take(found, "margin", float, int),
+        exclude=exclude,
+        margin=margin,
         self_scored=_take(found, "self_scored", bool),
+        exclude_margin=against,
+        parts=_parts(_take(found, "parts", dict, _NOTHING) or {}),
     )
+
+
+def _parts(found: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    """Rank and number of texts by part."""
+    parts: dict[str, tuple[int, int]] = {}
+    for part, place in found.items():
+        fine = isinstance(place, list) and len(place) == 2 and all(type(number) is int for number in place)
+        if part not in PARTS or not fine or not 1 <= place[0] <= place[1]:
+            raise InputError(f"run.json: verdict: parts: {clean(str(part))}: got {clean(show(place))}")
+        parts[part] = (place[0], place[1])
+    return parts
 
 
 def _take(found: Mapping[str, Any], name: str, *kinds: type, least: float = -math.inf) -> Any:

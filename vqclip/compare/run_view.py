@@ -22,6 +22,7 @@ SCORES: Final[Mapping[str, str]] = {
     "rank": "place of the prompt among all texts; 1 is best and on top",
     "include": "similarity to the prompt",
     "margin": "similarity to the prompt, less that of the best rival",
+    "exclude_margin": "similarity to the prompt, less that of the nearest excluded text",
 }
 
 
@@ -72,6 +73,7 @@ class RunView:
     film_left_out: bool
     frames: list[Picture]
     verdict: list[str]
+    unjudged: str  # why there is no verdict, where the judge said so
     self_scored: bool
     asked: list[Asked]
     panels: list[Panel]
@@ -106,6 +108,7 @@ def view(folder: Path, *, film_limit: int, picture_limit: int) -> RunView:
         film_left_out=film is None and (folder / "progress.mp4").exists(),
         frames=embedded.strip(folder, FRAMES),
         verdict=verdict_of(verdict),
+        unjudged=_unjudged(facts.texts("warnings")),
         self_scored=verdict.flag("self_scored"),
         asked=asked(job, facts.inner("terms")),
         panels=panels({0: [found]}),
@@ -120,6 +123,12 @@ def view(folder: Path, *, film_limit: int, picture_limit: int) -> RunView:
     )
 
 
+def _unjudged(warnings: list[str]) -> str:
+    """Why the judge gave no verdict, "" where no warning says so."""
+    refusal = next((told for told in warnings if told.startswith(wording.REFUSAL)), "")
+    return refusal[:1].upper() + refusal[1:]
+
+
 def verdict_of(facts: Facts) -> list[str]:
     """A verdict in sentences; none when there is no verdict."""
     rank, among = facts.whole("rank"), facts.whole("among")
@@ -132,6 +141,9 @@ def verdict_of(facts: Facts) -> list[str]:
         include=facts.number("include"),
         exclude=facts.number("exclude"),
         margin=facts.number("margin"),
+        exclude_margin=facts.number("exclude_margin"),
+        parts=evidence.parts(facts),
+        former="exclude_margin" not in facts.value,
         self_scored=facts.flag("self_scored"),
     )
 

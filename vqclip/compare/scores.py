@@ -17,10 +17,12 @@ from torch.nn import functional as F
 from vqclip.job import Verdict
 
 METRICS: Final = (
-    "top1", "top5", "margin", "diversity", "ms_ssim", "seconds", "steps_per_second", "peak_memory_bytes",
+    "top1", "top5", "margin", "exclude_margin", "diversity", "ms_ssim", "seconds", "steps_per_second",
+    "peak_memory_bytes",
 )  # fmt: skip
 LOWER_WINS: Final = frozenset({"seconds", "peak_memory_bytes"})
-OF_THE_JUDGE: Final = frozenset({"top1", "top5", "margin"})  # worth little when the judge also steered
+# Worth little when the judge also steered.
+OF_THE_JUDGE: Final = frozenset({"top1", "top5", "margin", "exclude_margin"})
 
 # Wang, Simoncelli, Bovik, Multiscale structural similarity for image quality assessment, Asilomar 2003.
 _WEIGHTS: Final = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of the scales, finest first
@@ -34,11 +36,13 @@ def picture_scores(
     """What is known of one picture, by metric; what is not known is left out.
 
     top1 and top5 are 1 when the judge ranks the include text first or among the first five (R-precision, once
-    averaged). margin is the verdict's: against the exclude texts, or the best distractor where there are none.
+    averaged). margin is against the best rival, exclude_margin against the nearest excluded text.
     """
     found: dict[str, float] = {}
     if verdict is not None:
-        found |= {"top1": float(verdict.rank == 1), "top5": float(verdict.rank <= 5), "margin": verdict.margin}
+        found |= {"top1": float(verdict.rank == 1), "top5": float(verdict.rank <= 5)}
+        margins = {"margin": verdict.margin, "exclude_margin": verdict.exclude_margin}
+        found |= {name: value for name, value in margins.items() if value is not None and math.isfinite(value)}
     if seconds is not None:
         found["seconds"] = seconds
     if steps is not None and seconds:

@@ -125,7 +125,9 @@ def _title(report: Mapping[str, Any]) -> str:
 def _caption(cell: Mapping[str, Any]) -> str:
     if cell["status"] != "done":
         return f"seed {cell['seed']}: {cell['status']}"
-    return f"seed {cell['seed']}" + ("" if cell["rank"] is None else f": {cell['rank']} of {cell['among']}")
+    if cell["rank"] is None:
+        return f"seed {cell['seed']}" + (": no verdict" if cell.get("unjudged") else "")
+    return f"seed {cell['seed']}: {cell['rank']} of {cell['among']}"
 
 
 def _write(

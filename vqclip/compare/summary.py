@@ -5,6 +5,7 @@ Reads and scores pictures; makes none, and draws no page.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -50,8 +51,9 @@ def summarise(
 
     Variants and prompts are numbered in the order of their first cell; `seed` of a cell is the seed itself. `folder`
     is relative to `root`. A metric that nothing was measured for has no line in `summary`, a pair of variants
-    without common prompts and seeds none in `pairs`. The margins of two variants are paired where both
-    excluded the same texts. A difference on a score of the judge is never decided when one of the two is self-scored.
+    without common prompts and seeds none in `pairs`. The exclude margins of two variants are paired where both
+    excluded the same texts. A cell whose prompt the judge cannot read has no score; `unjudged` says why. A difference
+    on a score of the judge is never decided when one of the two is self-scored.
 
     Raises InputError: no cells; two for one variant, prompt and seed; a final.png that no decoder takes; without
     `judge_of`, runs of different judges; with it, prompts that the judge cannot take. ValueError: one without its hash.
@@ -115,7 +117,7 @@ def _tabulate(found: Sequence[Found], ask: JudgeOf) -> Table:
             each.verdict, seconds=run.seconds, steps=run.steps, peak_memory_bytes=run.peak_memory_bytes
         )
         for metric, value in scores.items():
-            member = (run.job.seed, against) if metric == "margin" else run.job.seed
+            member = (run.job.seed, against) if metric == "exclude_margin" else run.job.seed
             table[metric].setdefault(variant, {})[prompt, member] = value
     for (variant, prompt), runs in sets.items():
         for metric, spread in _spreads(runs, ask).items():
@@ -232,7 +234,10 @@ def _cell(found: Found, root: Path) -> dict[str, Any]:
         "among": verdict.among if verdict else None,
         "include": verdict.include if verdict else None,
         "exclude": verdict.exclude if verdict else None,
-        "margin": verdict.margin if verdict else None,
+        "margin": verdict.margin if verdict and math.isfinite(verdict.margin) else None,
+        "exclude_margin": verdict.exclude_margin if verdict else None,
+        "parts": {part: list(place) for part, place in verdict.parts.items()} if verdict else {},
+        "unjudged": found.refusal or None,
         "self_scored": found.self_scored,
         "seconds": seconds,
         "steps": steps,

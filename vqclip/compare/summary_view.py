@@ -34,6 +34,12 @@ SHOWN: Final[dict[str, Metric]] = {
     "top1": Metric("Prompt ranked first", "share of pictures; more is better", percent, points),
     "top5": Metric("Prompt among the first five", "share of pictures; more is better", percent, points),
     "margin": Metric("Margin", "similarity to the prompt, less that of the best rival; more is better", number, number),
+    "exclude_margin": Metric(
+        "Exclude margin",
+        "similarity to the prompt, less that of the nearest excluded text; more is better",
+        number,
+        number,
+    ),
     "diversity": Metric("Diversity to the judge", "one minus similarity between seeds", number, number),
     "ms_ssim": Metric("Diversity in structure", "one minus MS-SSIM between seeds", number, number),
     "seconds": Metric("Time", "of one picture; less is better", duration, duration),

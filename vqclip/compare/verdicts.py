@@ -23,7 +23,7 @@ JudgeOf = Callable[[Job], Judge | None]
 
 @dataclass(frozen=True)
 class Found:
-    """A cell and what lies in its folder; `verdict` is None until a judge has looked."""
+    """A cell and what lies in its folder; `verdict` is None until a judge has looked, `refusal` says why it cannot."""
 
     cell: Cell
     at: tuple[int, int]  # variant and prompt, as numbers
@@ -32,6 +32,7 @@ class Found:
     error: str | None = None
     verdict: Verdict | None = None
     self_scored: bool = False
+    refusal: str = ""
 
 
 def find(cell: Cell, at: tuple[int, int]) -> Found:
@@ -55,10 +56,10 @@ def find(cell: Cell, at: tuple[int, int]) -> Found:
 
 def cached(judge_of: JudgeOf | None) -> JudgeOf:
     """One judge for all seeds and variants of a prompt: making one embeds a hundred texts."""
-    made: dict[tuple[str, ...], Judge | None] = {}
+    made: dict[tuple[tuple[str, ...], ...], Judge | None] = {}
 
     def ask(job: Job) -> Judge | None:
-        key = (job.title, *(prompt.text for prompt in job.exclude))
+        key = tuple(tuple(prompt.text for prompt in prompts) for prompts in (job.include, job.exclude))
         if judge_of is not None and key not in made:
             made[key] = judge_of(job)
         return made.get(key)
@@ -78,19 +79,21 @@ def own_judge(found: Sequence[Found]) -> str:
 
 
 def judged(found: Found, sha256: str, ask: JudgeOf) -> Found:
-    """With the verdict of the judge `sha256`, made or remembered; without pictures only what steered is looked at."""
+    """With the verdict of the judge `sha256`, made or remembered; without pictures only what steered is looked at.
+
+    A verdict by older rules, which asked something else, is made anew where there is a judge to ask.
+    """
     run = found.run
     if run is None or not sha256:
         return found
-    verdict, steered = None, sha256 in steering(run.weights).values()
+    verdict, refusal, steered = None, "", sha256 in steering(run.weights).values()
     if found.status == "done":
-        if run.verdict and run.weights.get("judge") == sha256:
-            verdict = run.verdict
-            steered = steered or verdict.self_scored
-        elif judge := ask(run.job):
-            verdict = judge.judge(picture(run))
+        verdict = run.verdict if run.weights.get("judge") == sha256 else None
+        steered = steered or (verdict is not None and verdict.self_scored)
+        if (verdict is None or run.former) and (judge := ask(run.job)):
+            verdict, refusal = judge.judge(picture(run)), judge.refusal
         verdict = verdict and replace(verdict, self_scored=steered)
-    return replace(found, verdict=verdict, self_scored=steered)
+    return replace(found, verdict=verdict, self_scored=steered, refusal=refusal)
 
 
 def judge_name(found: Sequence[Found], ask: JudgeOf) -> str:

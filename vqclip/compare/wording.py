@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 NOTHING: Final = "\u2013"  # en dash
@@ -82,23 +82,70 @@ def setting(value: Any) -> str:
     return text if len(text) <= CUT else f"{text[: CUT - 1]}\u2026"
 
 
+REFUSAL: Final = "no verdict"  # how the line begins that says why the judge said nothing
+_PARTS: Final[Mapping[str, str]] = {"thing": "the thing", "colour": "its colour", "ground": "the ground"}
+
+
 def verdict(
     judge: str, *, rank: int, among: int, include: float | None, exclude: float | None, margin: float | None,
+    exclude_margin: float | None = None, parts: Mapping[str, tuple[int, int]] | None = None, former: bool = False,
     self_scored: bool,
 ) -> list[str]:  # fmt: skip
-    """What a judge saw, as sentences: place of the prompt, similarities, and how far to trust it."""
-    place = "first" if rank == 1 else ordinal(rank)
-    said = [f"Shown this picture and {among} texts, {judge or 'the judge'} puts the prompt {place}."]
-    if include is not None and margin is not None:
-        rival = "the other text that fits best" if exclude is None else "the excluded text that fits best"
-        side = "above" if margin >= 0 else "below"
-        said.append(f"The prompt's similarity is {number(include)}, {number(abs(margin))} {side} {rival}.")
+    """What a judge saw, as sentences: place of the prompt in all and by part, similarities, how far to trust it.
+
+    `former`: a verdict by older rules, whose rivals swapped the thing only and which had one margin of two meanings.
+    """
+    parts = parts or {}
+    said = [f"Shown this picture and {among} texts, {judge or 'the judge'} puts the prompt {place(rank)}."]
+    if parts:
+        ranks = [f"{_PARTS[part]} {place(at)} of {count}" for part, (at, count) in parts.items()]
+        said.append(f"Among the texts that differ in nothing else it puts {_listed(ranks)}.")
+    if not former:
+        said.append(rivals(among, parts))
+    elif exclude is not None:
+        margin, exclude_margin = None, margin
+    gaps = ((margin, "the other text that fits best"), (exclude_margin, "the excluded text that fits best"))
+    if include is not None and (told := [_gap(gap, rival) for gap, rival in gaps if gap is not None]):
+        said.append(f"The prompt's similarity is {number(include)}, {_listed(told)}.")
     said.append(
         "This judge also steered the picture, so its score proves little."
         if self_scored
         else "This judge had no part in steering the picture."
     )
     return said
+
+
+def place(rank: int) -> str:
+    """A rank in words: "first", "2nd"."""
+    return "first" if rank == 1 else ordinal(rank)
+
+
+def places(parts: Mapping[str, tuple[int, int]]) -> list[str]:
+    """The ranks of a prompt's parts in short: "thing 1 of 71"."""
+    return [f"{part} {rank} of {count}" for part, (rank, count) in parts.items()]
+
+
+def rivals(among: int, parts: Mapping[str, tuple[int, int]]) -> str:
+    """What the other texts are, as a sentence."""
+    swapped = [f"{_PARTS[part]} ({count - 1})" for part, (_, count) in parts.items()]
+    rest = among - 1 - sum(count - 1 for _, count in parts.values())
+    if not parts:
+        return f"The {rest} other texts name other things."
+    if len(swapped) == 1 and not rest:
+        return f"The {among - 1} other texts are the prompt with {swapped[0].rpartition(' ')[0]} swapped."
+    if rest:
+        both = {"colour", "ground"} <= parts.keys()
+        swapped.append(f"{'colour and ground at once' if both else 'another word'} ({rest})")
+    return f"The {among - 1} other texts are the prompt with something swapped: {_listed(swapped)}."
+
+
+def _gap(margin: float, rival: str) -> str:
+    return f"{number(abs(margin))} {'above' if margin >= 0 else 'below'} {rival}"
+
+
+def _listed(texts: Sequence[str]) -> str:
+    """ "a", "a and b", "a, b and c"."""
+    return " and ".join([*([", ".join(texts[:-1])] if texts[:-1] else []), *texts[-1:]])
 
 
 STATUS: Final[Mapping[str, str]] = {

@@ -303,7 +303,8 @@ def notices(job: Job, readers: Mapping[str, Iterable[Read]]) -> list[str]:
         for role, reading in read:
             if said := _remark(reading, drawn=text in includes):
                 whose = f" ({role})" if differ else ""
-                lines.append(f"prompt {text[:60]!r}{whose}: {said}")
+                judged = text in includes and any(each.unread for by, each in read if by == "judge" and each == reading)
+                lines.append(f"prompt {text[:60]!r}{whose}: {said}{'; there is no verdict' if judged else ''}")
     return list(dict.fromkeys(lines))
 
 
