@@ -99,10 +99,10 @@ class TestShape:
         assert [(c["variant"], c["prompt"], c["seed"]) for c in found["cells"]] == [
             (v, p, s) for v in (0, 1) for p in (0, 1) for s in (0, 7)
         ]
-        assert set(found["summary"][0]) == {"variant", "metric", "mean", "low", "high", "count"}
+        assert set(found["summary"][0]) == {"variant", "metric", "mean", "low", "high", "count", "prompts"}
         assert set(found["pairs"][0]) == {
             "first", "second", "metric", "wins", "losses", "ties", "win_rate", "win_low", "win_high", "difference",
-            "low", "high", "decided",
+            "low", "high", "decided", "prompts",
         }  # fmt: skip
         assert {each["metric"] for each in found["summary"]} <= set(METRICS)
 
@@ -112,7 +112,7 @@ class TestShape:
         assert found == {
             "variant": 0, "prompt": 0, "seed": 3, "folder": one.folder.relative_to(tmp_path).as_posix(),
             "status": "done", "error": None, "rank": 4, "among": 101, "include": 0.3, "exclude": None, "margin": -0.25,
-            "self_scored": False, "seconds": 0.5, "steps": 2, "steps_per_second": 4.0, "peak_memory_bytes": 12,
+            "self_scored": False, "seconds": 0.5, "steps": 2, "peak_memory_bytes": 12,
         }  # fmt: skip
 
     def test_the_same_folders_give_the_same_bytes(self, tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ class TestVerdicts:
     def test_runs_that_nobody_judged_have_times_only(self, tmp_path: Path) -> None:
         found = report([made(cell(tmp_path, seed=seed)) for seed in (0, 1)], tmp_path)
         assert found["judge"] is None
-        assert {each["metric"] for each in found["summary"]} == {"seconds", "steps_per_second", "ms_ssim"}
+        assert {each["metric"] for each in found["summary"]} == {"seconds", "ms_ssim"}
 
     def test_a_judge_that_steered_is_called_so_and_decides_nothing(self, tmp_path: Path) -> None:
         titles = [f"red {number}" for number in range(8)]
@@ -320,7 +320,7 @@ class TestRunsFromElsewhere:
         assert found["prompts"] == [
             {"title": "red", "include": [{"text": "red", "weight": 1.0, "stop": None}], "exclude": [], "extras": []}
         ]
-        assert {each["metric"] for each in found["pairs"]} == {"top1", "top5", "seconds", "steps_per_second"}
+        assert {each["metric"] for each in found["pairs"]} == {"top1", "top5", "seconds"}
 
     def test_planned_prompts_of_one_title_stay_apart(self, tmp_path: Path) -> None:
         cells = [made(cell(tmp_path), judged=verdict()), made(cell(tmp_path, exclude=("green",)), judged=verdict())]

@@ -16,7 +16,15 @@ import torch
 
 from vqclip.compare.cells import Cell
 from vqclip.compare.finished import Run, read_run
-from vqclip.compare.scores import LOWER_WINS, METRICS, OF_THE_JUDGE, diversity, picture_scores, structural_diversity
+from vqclip.compare.scores import (
+    LOWER_WINS,
+    METRICS,
+    OF_THE_JUDGE,
+    SHARES,
+    diversity,
+    picture_scores,
+    structural_diversity,
+)
 from vqclip.compare.statistics import Key, duel, estimate
 from vqclip.compare.variants import LEFT_OUT, differences, said, settings
 from vqclip.compare.verdicts import Found, JudgeOf, cached, find, judge_name, judged, own_judge, picture
@@ -111,9 +119,7 @@ def _tabulate(found: Sequence[Found], ask: JudgeOf) -> Table:
         run = each.run
         sets.setdefault(each.at, []).append(run)
         against = tuple(text.text for text in run.job.exclude)
-        scores = picture_scores(
-            each.verdict, seconds=run.seconds, steps=run.steps, peak_memory_bytes=run.peak_memory_bytes
-        )
+        scores = picture_scores(each.verdict, seconds=run.seconds, peak_memory_bytes=run.peak_memory_bytes)
         for metric, value in scores.items():
             member = (run.job.seed, against) if metric == "margin" else run.job.seed
             table[metric].setdefault(variant, {})[prompt, member] = value
@@ -140,14 +146,16 @@ def _spreads(runs: Sequence[Run], ask: JudgeOf) -> dict[str, float | None]:
 def _summary(table: Table) -> Iterable[dict[str, Any]]:
     for metric, variants in table.items():
         for variant, values in sorted(variants.items()):
-            if (found := estimate(values)) is not None:
+            if (found := estimate(values, share=metric in SHARES)) is not None:
                 yield {"variant": variant, "metric": metric, **asdict(found)}
 
 
 def _pairs(table: Table, self_scored: Sequence[bool]) -> Iterable[dict[str, Any]]:
     for metric, variants in table.items():
         for first, second in combinations(sorted(variants), 2):
-            found = duel(variants[first], variants[second], lower_wins=metric in LOWER_WINS)
+            found = duel(
+                variants[first], variants[second], share=metric in SHARES, lower_wins=metric in LOWER_WINS
+            )
             if found is None:
                 continue
             if metric in OF_THE_JUDGE and (self_scored[first] or self_scored[second]):
@@ -220,7 +228,6 @@ def _prompt(jobs: Sequence[Job]) -> dict[str, Any]:
 
 def _cell(found: Found, root: Path) -> dict[str, Any]:
     verdict, run = found.verdict, found.run if found.status == "done" else None
-    seconds, steps = (run.seconds, run.steps) if run else (None, None)
     return {
         "variant": found.at[0],
         "prompt": found.at[1],
@@ -234,8 +241,7 @@ def _cell(found: Found, root: Path) -> dict[str, Any]:
         "exclude": verdict.exclude if verdict else None,
         "margin": verdict.margin if verdict else None,
         "self_scored": found.self_scored,
-        "seconds": seconds,
-        "steps": steps,
-        "steps_per_second": steps / seconds if steps is not None and seconds else None,
+        "seconds": run.seconds if run else None,
+        "steps": run.steps if run else None,
         "peak_memory_bytes": run.peak_memory_bytes if run else None,
     }

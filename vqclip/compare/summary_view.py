@@ -36,8 +36,7 @@ SHOWN: Final[dict[str, Metric]] = {
     "margin": Metric("Margin", "similarity to the prompt, less that of the best rival; more is better", number, number),
     "diversity": Metric("Diversity to the judge", "one minus similarity between seeds", number, number),
     "ms_ssim": Metric("Diversity in structure", "one minus MS-SSIM between seeds", number, number),
-    "seconds": Metric("Time", "of one picture; less is better", duration, duration),
-    "steps_per_second": Metric("Steps a second", "more is better", number, number),
+    "seconds": Metric("Time", "computing one picture; less is better", duration, duration),
     "peak_memory_bytes": Metric("Peak memory", "less is better", size, size),
 }
 
