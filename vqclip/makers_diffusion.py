@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vqclip import images
 from vqclip.backends import kandinsky_files, kandinsky_starter, stable_diffusion_files
-from vqclip.backends.diffusion import Denoising, Wants, updates
+from vqclip.backends.diffusion import Denoising
 from vqclip.backends.kandinsky import KandinskyBackend
 from vqclip.backends.kandinsky_prior import Kandinsky, Memory
 from vqclip.backends.stable_diffusion import StableDiffusionBackend
@@ -20,7 +20,6 @@ from vqclip.config import Config
 from vqclip.job import InputError
 from vqclip.place import Made, Place
 from vqclip.preflight import check_files
-from vqclip.record.pace import plan
 
 SIDE = 512  # px: a picture to blend in is cut to this square; image encoders see at most 378
 
@@ -58,7 +57,6 @@ def make_kandinsky(config: Config, place: Place, also: list[Path]) -> Callable[[
             dtype=place.dtype,
             prior_name=prior_name,
             memory=memory,
-            wants=_wants(config, denoising),
         )
         return Made(backend, prior_hashes | hashes, (prior_name, name))
 
@@ -94,7 +92,6 @@ def make_stable_diffusion(config: Config, place: Place, also: list[Path]) -> Cal
             denoising=denoising,
             offload=section.offload,
             too_long=config.too_long,
-            wants=_wants(config, denoising),
         )
         return Made(backend, models.hashes, (models.name,))
 
@@ -122,9 +119,3 @@ def _denoising(config: Config, section: Any, image: Tensor | None) -> Denoising:
         mask=picture(mask, config.size)[:, :1] if mask else None,
     )
 
-
-def _wants(config: Config, denoising: Denoising) -> Wants:
-    """Which steps are worth a decode: the video's frames and those that the judge scores."""
-    total, shown, scored = updates(denoising), config.video, config.score_every
-    frames = plan(total, seconds=shown.seconds, fps=shown.fps, every=shown.every, hold=shown.hold)
-    return lambda index: frames.wants(index, total) or bool(scored and config.judge and index % scored == 0)

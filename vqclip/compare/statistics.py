@@ -28,7 +28,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over prompts, its 95 % interval (None for a single prompt), and how many values and prompts it rests on."""
+    """A mean over prompts, its 95 % interval (None for a single prompt), and the values and prompts it rests on."""
 
     mean: float
     low: float | None
