@@ -130,7 +130,7 @@ class TestShares:
         assert (found.low, found.high) == pytest.approx(wilson(0.5, 16))
 
     def test_the_effective_number_lies_between(self) -> None:
-        """Means 0, 1, .5 x 4, 1, 0 of two seeds have the variance 1/7: 14 draws, fewer by what few prompts leave unsure."""
+        """Means 0, 1, .5 x 4, 1, 0 of two seeds have the variance 1/7: 14 draws, and fewer for so few prompts."""
         mixed = of([0.0, 0.0], [1.0, 1.0], *([0.0, 1.0] for _ in range(4)), [1.0, 1.0], [0.0, 0.0])
         found = estimate(mixed, share=True)
         assert found is not None

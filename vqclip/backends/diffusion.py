@@ -174,13 +174,15 @@ class Guess(Step):
     """A step whose picture is decoded when somebody first looks: a run without a film looks at the last one alone."""
 
     def __init__(self, index: int, total: int, decode: Callable[[], Tensor]) -> None:
-        vars(self).update(index=index, total=total, terms={}, _decode=decode)
+        vars(self).update(index=index, total=total, terms={}, decode=decode)
+
+    decode: Callable[[], Tensor]
 
     @functools.cached_property
-    def image(self) -> Tensor:  # type: ignore[override]  # the field of a frozen class is as read-only as this
+    def image(self) -> Tensor:
         """(3, H, W) float32 in [0, 1], as the network sees the picture so far."""
         with torch.no_grad():
-            return self._decode().detach()
+            return self.decode().detach()
 
 
 def to_steps(

@@ -42,11 +42,17 @@ SHOWN: Final[dict[str, Metric]] = {
 
 
 @dataclass(frozen=True)
-class Variant:
-    """One way of making pictures; `colour` is the same everywhere on the page."""
+class Column:
+    """What pictures of one place on the page have in common; `colour` is the same everywhere on it."""
 
     name: str
     colour: int
+
+
+@dataclass(frozen=True)
+class Variant(Column):
+    """One way of making pictures."""
+
     backend: str
     self_scored: bool
     differences: dict[str, str]
@@ -88,6 +94,7 @@ class Duel:
     difference: str
     decided: bool
     winner: Variant | None
+    prompts: int  # that both drew
 
 
 def variant(facts: Facts, place: int) -> Variant:
@@ -117,7 +124,8 @@ def duel(facts: Facts, variants: list[Variant]) -> Duel:
     low, high = facts.number("low"), facts.number("high")
     rate = _with_interval(facts, "win_rate", "win_low", "win_high", percent)
     shown = wording.signed(gap, metric.gap) + _interval(low, high, lambda value: wording.signed(value, metric.gap))
-    return Duel(first, second, metric, " : ".join(map(str, tally)), rate, shown, decided, winner)
+    prompts = facts.whole("prompts") or 0
+    return Duel(first, second, metric, " : ".join(map(str, tally)), rate, shown, decided, winner, prompts)
 
 
 def pairings(duels: list[Duel]) -> list[list[Duel]]:
