@@ -60,6 +60,7 @@ class Section:
     asked: list[Asked]
     series: list[Series]
     panels: list[Panel]
+    several: bool = False
 
 
 @dataclass(frozen=True)
@@ -191,7 +192,7 @@ class _Cells:
             of_prompt = [each for facts in besides[place[0] : place[0] + 1] for each in asked(facts)]
             more = [f"{each.kind} {each.text}" for each in of_prompt if each.kind != "include"]
             shots.append(replace(shot, told=[*shot.told, *more]))
-        return Section(title, prompts, [self._series("", shots)], panels(drawn))
+        return Section(title, prompts, [self._series("", shots)], panels(drawn), several=bool(besides))
 
     def _series(self, name: str, shots: list[Shot]) -> Series:
         self._count += 1
