@@ -223,6 +223,15 @@ class TestVerdicts:
         )
         assert pair(fair, "top1")["decided"]
 
+    def test_a_judge_that_steered_under_another_name_is_called_so(self, tmp_path: Path) -> None:
+        eye, other = "aa bb cc dd", "ee ff gg hh"
+        cells = [
+            made(cell(tmp_path, "a"), judged=verdict(1), eyes={"guide 0": eye, "judge": eye}),
+            made(cell(tmp_path, "b"), judged=verdict(1), eyes={"guide 0": other, "judge": eye}),
+        ]
+        for more in ({}, {"judge_of": Court(), "judge_sha256": JUDGE, "judge_eye": eye}):
+            assert [each["self_scored"] for each in report(cells, tmp_path, **more)["variants"]] == [True, False]
+
     def test_a_judge_needs_its_hash(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="belong together"):
             report([cell(tmp_path)], tmp_path, judge_of=Court())

@@ -203,9 +203,11 @@ def _report(
     made: Sequence[Cell], config: Config, root: Path, *, title: str, progress: Progress
 ) -> Mapping[str, Any]:
     """Score everything with one judge and write report.json, contact-sheet.png and report.html."""
-    judge_of, digest = open_judge(config, progress.note)
+    judge_of, digest, eye = open_judge(config, progress.note)
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    report = summary.summarise(made, root=root, title=title, created=now, judge_of=judge_of, judge_sha256=digest)
+    report = summary.summarise(
+        made, root=root, title=title, created=now, judge_of=judge_of, judge_sha256=digest, judge_eye=eye
+    )
     summary.write_report(root, report)
     write_sheet(report, root)
     write_comparison_page(root)

@@ -18,6 +18,7 @@ from vqclip.backends.kandinsky_prior import Kandinsky, Memory
 from vqclip.backends.stable_diffusion import StableDiffusionBackend
 from vqclip.config import Config
 from vqclip.job import InputError
+from vqclip.models.likeness import sketch_files
 from vqclip.place import Made, Place
 from vqclip.preflight import check_files
 
@@ -34,7 +35,7 @@ def make_kandinsky(config: Config, place: Place, also: list[Path]) -> Callable[[
         "prior": section.prior, "inpaint": str(section.inpaint)
     }  # fmt: skip
     opened = {part: _open_part(source, part, place) for part, source in sources.items()}
-    (open_prior, prior_name, prior_hashes), (open_decoder, name, hashes) = opened.values()
+    (open_prior, prior_name, prior_hashes, eyes), (open_decoder, name, hashes, _) = opened.values()
     settings = Kandinsky(
         prior_steps=section.prior_steps,
         prior_guidance=section.prior_guidance,
@@ -58,19 +59,21 @@ def make_kandinsky(config: Config, place: Place, also: list[Path]) -> Callable[[
             prior_name=prior_name,
             memory=memory,
         )
-        return Made(backend, prior_hashes | hashes, (prior_name, name))
+        return Made(backend, prior_hashes | hashes, (prior_name, name), eyes)
 
     return finish
 
 
-def _open_part(source: str, part: str, place: Place) -> tuple[Callable[[], Any], str, dict[str, str]]:
-    """How to open the prior or the decoder (kept once opened), its name, and the SHA-256 of starter files."""
+def _open_part(source: str, part: str, place: Place) -> tuple[Callable[[], Any], str, dict[str, str], dict[str, str]]:
+    """How to open the prior or the decoder (kept once opened), its name, the SHA-256 of starter files, and its eyes."""
     if source == "starter":
         starter = kandinsky_starter.find_prior() if part == "prior" else kandinsky_starter.find_decoder()
-        return cache(lambda: starter.open(dtype=place.dtype, notice=place.note)), starter.name, dict(starter.hashes)
+        known = starter.name, dict(starter.hashes), dict(starter.eyes)
+        return cache(lambda: starter.open(dtype=place.dtype, notice=place.note)), *known
     found = kandinsky_files.find(source, part, place.note)  # type: ignore[arg-type]  # one of its three parts
     opener = kandinsky_files.open_prior if part == "prior" else kandinsky_files.open_decoder
-    return cache(lambda: opener(found, dtype=place.dtype)), found.name, {}
+    eyes = {"image encoder": sketch_files(found.folder / f"{found.prefix}image_encoder")} if part == "prior" else {}
+    return cache(lambda: opener(found, dtype=place.dtype)), found.name, {}, eyes
 
 
 def make_stable_diffusion(config: Config, place: Place, also: list[Path]) -> Callable[[Tensor | None], Made]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -22,8 +22,12 @@ class Place:
 
 @dataclass(frozen=True)
 class Made:
-    """A backend, the SHA-256 of its weights by role and the names of its models for people."""
+    """A backend, the SHA-256 of its weights by role and the names of its models for people.
+
+    `eyes`: sketches, as of `models.likeness`, of the CLIPs that look at pictures or stand for them, by role.
+    """
 
     backend: Backend
     hashes: Mapping[str, str]
     models: tuple[str, ...]
+    eyes: Mapping[str, str] = field(default_factory=dict)

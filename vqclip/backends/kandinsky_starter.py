@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vqclip.backends.diffusion import quiet
 from vqclip.job import WeightsError
-from vqclip.models import clip, convert, weights
+from vqclip.models import clip, convert, likeness, weights
 from vqclip.models.weights import Weights
 
 Notice = Callable[[str], None]
@@ -80,12 +80,14 @@ _ARGUMENTS: Mapping[str, Mapping[str, Check]] = {
 class Starter:
     """One half of the small Kandinsky, read and not yet built.
 
-    name: for people and as the key of what was made with it. hashes: SHA-256 of its files, by part.
+    name: for people and as the key of what was made with it. hashes: SHA-256 of its files, by part. eyes: sketches
+    of the CLIP among them.
     """
 
     name: str
     hashes: Mapping[str, str]
     build: Callable[[Notice], Any]
+    eyes: Mapping[str, str] = field(default_factory=dict)
 
     def open(
         self, *, dtype: torch.dtype = torch.float32, device: torch.device = _CPU, notice: Notice = warnings.warn
@@ -116,7 +118,8 @@ def find_prior(prior: str = PRIOR, guide: str = GUIDE) -> Starter:
     if given != wanted:
         raise WeightsError(f"{file.path}: was trained with another guide than {seer.path}; the two belong together")
     hashes = {"prior": file.sha256, "guide": seer.sha256}
-    return Starter(file.name, hashes, lambda notice: _build_prior(file, arguments, seer, notice))
+    eyes = {"guide": likeness.sketch(seer.state)}
+    return Starter(file.name, hashes, lambda notice: _build_prior(file, arguments, seer, notice), eyes)
 
 
 def find_decoder(unet: str = UNET, movq: str = MOVQ) -> Starter:

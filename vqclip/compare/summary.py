@@ -49,12 +49,14 @@ def summarise(
     created: str,
     judge_of: JudgeOf | None = None,
     judge_sha256: str = "",
+    judge_eye: str = "",
 ) -> dict[str, Any]:
     """The content of report.json as JSON values.
 
     Verdicts are taken from run.json where the same judge file made them, else made from final.png by `judge_of`, whose
     file has the hash `judge_sha256`. Without it the runs' own judge is reported, and diversity by embedding is left
-    out, for there is no model to ask. A score is self-scored when the judge's file is among those that steered.
+    out, for there is no model to ask. A score is self-scored when the judge's file is among those that steered, or
+    when its sketch `judge_eye` is like one of theirs.
 
     Variants and prompts are numbered in the order of their first cell; `seed` of a cell is the seed itself. `folder`
     is relative to `root`. A metric that nothing was measured for has no line in `summary`, a pair of variants
@@ -76,7 +78,7 @@ def summarise(
             raise InputError(f"{one}: the same variant, prompt and seed as {other}")
     ask = cached(judge_of)
     sha256 = judge_sha256 if judge_of else own_judge(found)
-    found = [judged(each, sha256, ask) for each in found]
+    found = [judged(each, sha256, ask, eye=judge_eye) for each in found]
     table = _tabulate(found, ask)
     variants = _variants(found, len(names))
     return {

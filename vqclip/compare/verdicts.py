@@ -17,6 +17,7 @@ from vqclip.compare.judge import Judge
 from vqclip.compare.variants import steering
 from vqclip.document import clean
 from vqclip.job import InputError, Job, Verdict
+from vqclip.models.likeness import alike
 
 JudgeOf = Callable[[Job], Judge | None]
 
@@ -77,12 +78,15 @@ def own_judge(found: Sequence[Found]) -> str:
     return next(iter(by), "")
 
 
-def judged(found: Found, sha256: str, ask: JudgeOf) -> Found:
-    """With the verdict of the judge `sha256`, made or remembered; without pictures only what steered is looked at."""
+def judged(found: Found, sha256: str, ask: JudgeOf, *, eye: str = "") -> Found:
+    """With the verdict of the judge `sha256`, made or remembered; without pictures only what steered is looked at.
+
+    `eye`: the judge's sketch, where it is known.
+    """
     run = found.run
     if run is None or not sha256:
         return found
-    verdict, steered = None, sha256 in steering(run.weights).values()
+    verdict, steered = None, sha256 in steering(run.weights).values() or _saved_again(run, eye)
     if found.status == "done":
         if run.verdict and run.weights.get("judge") == sha256:
             verdict = run.verdict
@@ -91,6 +95,12 @@ def judged(found: Found, sha256: str, ask: JudgeOf) -> Found:
             verdict = judge.judge(picture(run))
         verdict = verdict and replace(verdict, self_scored=steered)
     return replace(found, verdict=verdict, self_scored=steered)
+
+
+def _saved_again(run: Run, eye: str) -> bool:
+    """Whether one of the CLIPs behind a run is the judge in another file."""
+    mine = eye or run.eyes.get("judge", "")
+    return any(alike(mine, each) for each in steering(run.eyes).values()) if mine else False
 
 
 def judge_name(found: Sequence[Found], ask: JudgeOf) -> str:
