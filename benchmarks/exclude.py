@@ -137,7 +137,8 @@ def measure(studio: Studio, one: Asked, exclude: str, seed: int) -> Row:
     images_of = make(studio, one.text, "", seed), make(studio, one.text, exclude, seed)
     judge = judge_for(Job((Prompt(one.text),), (Prompt(exclude),)), studio.judge, studio.judge_name)
     first, second = (judge.judge(image) for image in images_of)
-    assert first and second, "the judge reads all names"
+    assert first is not None, "the judge reads all names"
+    assert second is not None, "the judge reads all names"
     shares = [colour_shares(image).get(exclude) for image in images_of]
     return Row(
         include=one.text,

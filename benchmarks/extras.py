@@ -121,7 +121,8 @@ def main() -> None:
             before, after = (measure(image) for image in pair)
             judge = judge_for(Job((Prompt(include),)), studio.judge, studio.judge_name)
             first, second = (judge.judge(image) for image in pair)
-            assert first and second, "the judge reads all names"
+            assert first is not None, "the judge reads all names"
+            assert second is not None, "the judge reads all names"
             moved = sign * (after - before) > 0 or (sign > 0 and min(before, after) > 0.9)
             rows.append(Row(include, extra, seed, round(before, 4), round(after, 4), moved, (first.rank, second.rank)))
             print(rows[-1], flush=True)

@@ -1,9 +1,10 @@
-"""Makes docs/gallery.md: `python -m benchmarks.gallery [--prompts N] [--shown M]`. Nothing is picked or made twice.
+"""Makes docs/gallery.md: `python -m benchmarks.gallery [--prompts N] [--shown M] [--steps S] [--trial FOLDER]`.
 
 N prompts by the default recipe on the starter models, the first M of them shown, beside the same prompts and seeds
-under the `reference` preset, which gets as many seconds for each picture as the default recipe took. Also writes
-benchmarks/results/quality-default.json and quality-reference.json, with how often the judge prefers which, and leaves
-the N pictures in outputs/gallery for other checks.
+under the `reference` preset twice: finished, with its own number of steps (500), and stopped after as many seconds as
+the default recipe took for that picture. Nothing is picked or made twice. Also writes
+benchmarks/results/quality-default.json, -reference.json and -reference-seconds.json, and leaves the N pictures in
+outputs/gallery for other checks. A trial writes everything to its folder instead.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
+from benchmarks import quality
 from benchmarks.quality import Row, draw_prompts, measure, save, summary
 from vqclip import images
+from vqclip.compare.statistics import wilson
 
 DOCS = Path(__file__).parent.parent / "docs"
 PICTURES = DOCS.parent / "outputs" / "gallery"
@@ -23,37 +26,64 @@ COLUMNS, TILE = 6, 160  # of the sheets; pixels
 PAGE = """# Gallery
 
 {count} prompts, drawn from the starter models' vocabulary by a fixed seed and shown as they came, each with its place
-among 101 texts as the judge ranks it (1 is best; the judge steered nothing). Picture number n has seed n. Made by
+among {among} texts as the judge ranks it (1 is best; the judge steered nothing). Picture number n has seed n. In
+brackets stand 95 % intervals (Wilson). Guide and judge are the starter models, which know these things and this style:
+what other weights would make of the same recipes is not said here. Made by
 
     {command}
 
 ## The default recipe
 
-{top1} of {pictures} prompts first, {top5} among the first five; {seconds} s a picture (CPU threads: {threads}).
+{first}
 
 ![{count} pictures by the default recipe](gallery-default.png)
 
-## The `reference` preset
+## The `reference` preset, finished
 
-The same prompts, seeds, models and seconds under the settings of the 2021 scripts, at the same size:
-{reference_top1} of {count} first, {reference_top5} among the first five. By the prompt's rank the judge prefers the
-default picture in {wins} of {count} and the reference's in {losses}; of the {ties} with the same rank the default has
-the larger margin in {tie_wins}. Together {all_wins} of {count}.
+The same prompts, seeds, models and size under the settings of the 2021 scripts, all of their steps.
+{finished}
+{finished_duel}
 
-![The same prompts under the reference preset](gallery-reference.png)
+![The same prompts under the reference preset, all steps](gallery-reference.png)
+
+## The `reference` preset in the same seconds
+
+As above, each picture stopped after as many seconds as the default recipe took for it.
+{stopped}
+{stopped_duel}
+
+![The same prompts under the reference preset, stopped](gallery-reference-seconds.png)
 """
 
 
-def sheet(name: str, rows: list[Row], pictures: list[torch.Tensor]) -> None:
+def sheet(folder: Path, name: str, rows: list[Row], pictures: list[torch.Tensor]) -> None:
     """Write the contact sheet of one recipe."""
     labels = [f"{row['prompt']} #{row['rank']}" for row in rows]
     small = [F.interpolate(each[None], (TILE, TILE), mode="bilinear", antialias=True)[0] for each in pictures]
-    images.grid(small, COLUMNS, labels=labels).save(DOCS / f"gallery-{name}.png", optimize=True)
+    images.grid(small, COLUMNS, labels=labels).save(folder / f"gallery-{name}.png", optimize=True)
 
 
-def share(rows: list[Row], within: int) -> int:
-    """How many prompts the judge ranks so high."""
-    return sum(int(str(row["rank"])) <= within for row in rows)
+def said(part: int, count: int) -> str:
+    """ "12 of 16 (51 to 90 %)": a share with Wilson's 95 % interval."""
+    low, high = wilson(part / count, count)
+    return f"{part} of {count} ({100 * low:.0f} to {100 * high:.0f} %)"
+
+
+def ranks(rows: list[Row]) -> list[int]:
+    return [int(str(row["rank"])) for row in rows]
+
+
+def told(rows: list[Row]) -> str:
+    """What a recipe reached, with the steps and seconds of a picture."""
+    first, among_five = (sum(rank <= most for rank in ranks(rows)) for most in (1, 5))
+    steps = sorted(int(str(row["steps"])) for row in rows)
+    middle = steps[len(steps) // 2]
+    span = f"{middle}" if steps[0] == steps[-1] else f"{steps[0]} to {steps[-1]}, median {middle}"
+    pace = f"{span} steps and {summary(rows)['median_seconds']:.1f} s a picture"
+    return (
+        f"{said(first, len(rows))} prompts first, {said(among_five, len(rows))} among the first five;\n"
+        f"{pace} (medians; CPU threads: {torch.get_num_threads()})."
+    )
 
 
 def compare(rows: list[Row], others: list[Row]) -> dict[str, int]:
@@ -69,16 +99,28 @@ def compare(rows: list[Row], others: list[Row]) -> dict[str, int]:
     return found | {"all_wins": found["wins"] + found["tie_wins"]}
 
 
-def write_page(command: str, rows: list[Row], others: list[Row]) -> None:
-    """Write docs/gallery.md and the figures of the reference preset, from what was measured."""
-    found = compare(rows[: len(others)], others)
-    save("reference", command, others, {f"default_{name}": value for name, value in found.items()})
+def duel(rows: list[Row], others: list[Row]) -> str:
+    """Which of two recipes the judge prefers, in words."""
+    found, count = compare(rows, others), len(others)
+    wins, losses, all_wins = (said(found[name], count) for name in ("wins", "losses", "all_wins"))
+    return (
+        f"By the prompt's rank the judge prefers the default picture in {wins} and the\n"
+        f"reference's in {losses}; of the {found['ties']} with the same rank the default has the\n"
+        f"larger margin in {found['tie_wins']}. Together {all_wins}."
+    )
+
+
+def write_page(folder: Path, command: str, rows: list[Row], others: dict[str, list[Row]], among: int) -> None:
+    """Write gallery.md and the figures of the reference preset, from what was measured."""
+    shown = rows[: len(others["reference"])]
+    for name, found in others.items():
+        save(name, command, found, {f"default_{key}": value for key, value in compare(shown, found).items()})
+    finished, stopped = others.values()
     text = PAGE.format(
-        count=len(others), command=command, pictures=len(rows), top1=share(rows, 1), top5=share(rows, 5), **found,
-        seconds=summary(rows)["median_seconds"], threads=torch.get_num_threads(),
-        reference_top1=share(others, 1), reference_top5=share(others, 5),
+        count=len(shown), among=among, command=command, first=told(rows), finished=told(finished),
+        stopped=told(stopped), finished_duel=duel(shown, finished), stopped_duel=duel(shown, stopped),
     )  # fmt: skip
-    (DOCS / "gallery.md").write_text(text)
+    (folder / "gallery.md").write_text(text)
 
 
 def main() -> None:
@@ -86,21 +128,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prompts", type=int, default=60, help="how many are measured")
     parser.add_argument("--shown", type=int, default=36, help="how many are shown and drawn by the reference preset")
-    arguments = parser.parse_args()
-    command = f"python -m benchmarks.gallery --prompts {arguments.prompts} --shown {arguments.shown}"
+    parser.add_argument("--steps", type=int, default=500, help="of a finished picture of the reference preset")
+    parser.add_argument("--trial", type=Path, help="folder for everything, instead of docs, results and outputs")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of all three")
+    arguments = parser.parse_intermixed_args()
+    folder, kept = arguments.trial or DOCS, arguments.trial or PICTURES
+    if arguments.trial:
+        quality.RESULTS = arguments.trial
+    kept.mkdir(parents=True, exist_ok=True)
+    options = f"--prompts {arguments.prompts} --shown {arguments.shown} --steps {arguments.steps}"
+    command = " ".join(["python -m benchmarks.gallery", options, *arguments.overrides])
     texts = draw_prompts(arguments.prompts, 3)
-    rows, pictures = measure(texts, [])
+    rows, pictures = measure(texts, arguments.overrides)
     save("default", command, rows)
-    PICTURES.mkdir(parents=True, exist_ok=True)
     for number, picture in enumerate(pictures):
-        images.save_png(PICTURES / f"{number:03d}.png", picture)
+        images.save_png(kept / f"{number:03d}.png", picture)
     count = min(arguments.shown, len(texts))
-    sheet("default", rows[:count], pictures[:count])
+    sheet(folder, "default", rows[:count], pictures[:count])
+    height, width = pictures[0].shape[-2:]
+    others: dict[str, list[Row]] = {}
+    reference = [*arguments.overrides, "preset=reference", f"size={width},{height}", f"steps={arguments.steps}"]
     limits = [float(str(row["seconds"])) for row in rows[:count]]
-    side = f"size={pictures[0].shape[-1]},{pictures[0].shape[-2]}"
-    others, rivals = measure(texts[:count], ["preset=reference", side], limits)
-    sheet("reference", others, rivals)
-    write_page(command, rows, others)
+    for name, ends in (("reference", None), ("reference-seconds", limits)):
+        others[name], drawn = measure(texts[:count], reference, ends)
+        sheet(folder, name, others[name], drawn)
+    write_page(folder, command, rows, others, int(str(rows[0]["among"])))
 
 
 if __name__ == "__main__":

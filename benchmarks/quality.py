@@ -22,6 +22,7 @@ from vqclip import config, images
 from vqclip.assemble import open_studio
 from vqclip.backends import Backend
 from vqclip.backends.vqgan import VQGANBackend
+from vqclip.compare.statistics import wilson
 from vqclip.job import Job, Prompt
 from vqclip.makers import job_of
 
@@ -48,7 +49,7 @@ def draw_prompts(count: int, seed: int) -> list[str]:
 def measure(
     texts: list[str], overrides: list[str], limits: list[float] | None = None
 ) -> tuple[list[Row], list[torch.Tensor]]:
-    """One picture per text at the settings given; rank, margin and seconds of each.
+    """One picture per text at the settings given; rank, margin, seconds and the steps made of each.
 
     `limits` ends each picture after so many seconds, with what it shows then: for recipes that take longer.
     """
@@ -60,43 +61,51 @@ def measure(
     for number, text in enumerate(texts):
         job = replace(base, include=(Prompt(text),), seed=settings.seed + number)
         begun = time.perf_counter()
-        image = draw(studio.backend, job, math.inf if limits is None else limits[number])
+        image, made = draw(studio.backend, job, math.inf if limits is None else limits[number])
+        seconds = time.perf_counter() - begun
         judge = studio.judge_of(job)
         assert judge is not None, "a judge is needed"
-        seconds = time.perf_counter() - begun
         verdict = judge.judge(image)
         assert verdict is not None, judge.refusal
-        rows.append({"prompt": text, "rank": verdict.rank, "margin": verdict.margin, "seconds": round(seconds, 2)})
+        judged: Row = {"rank": verdict.rank, "among": verdict.among, "margin": verdict.margin}
+        rows.append({"prompt": text, **judged, "seconds": round(seconds, 2), "steps": made})
         pictures.append(image)
         print(f"{number + 1:3d}/{len(texts)}  rank {verdict.rank:3d}  {seconds:5.1f} s  {text}", flush=True)
     return rows, pictures
 
 
-def draw(backend: Backend, job: Job, limit: float) -> torch.Tensor:
-    """The picture of a job, or of a VQGAN's last step within `limit` seconds, (3, H, W) on the CPU."""
+def draw(backend: Backend, job: Job, limit: float) -> tuple[torch.Tensor, int]:
+    """The picture of a job, or of a VQGAN's last step within `limit` seconds, (3, H, W) on the CPU, and its step."""
     if not isinstance(backend, VQGANBackend):
-        return backend.generate(job, lambda _step: None).image
+        result = backend.generate(job, lambda _step: None)
+        return result.image, result.steps
     end = time.perf_counter() + limit
     for step in backend.steps(job):
-        image = step.image
+        image, made = step.image, step.index
         if time.perf_counter() > end:
             break
-    return image.cpu()
+    return image.cpu(), made
 
 
 def summary(rows: list[Row]) -> dict[str, float]:
-    """Shares of top-1 and top-5, median rank and seconds."""
-    ranks = sorted(int(str(row["rank"])) for row in rows)
-    seconds = sorted(float(str(row["seconds"])) for row in rows)
-    medians = {"median_rank": ranks[len(ranks) // 2], "median_seconds": seconds[len(seconds) // 2]}
+    """Shares of top-1 and top-5 with their intervals, median rank, seconds and steps."""
+    ranks = [int(str(row["rank"])) for row in rows]
+    medians = {
+        f"median_{name}": sorted(float(str(row[name])) for row in rows)[len(rows) // 2]
+        for name in ("rank", "seconds", "steps")
+    }
     return shares(ranks) | medians
 
 
 def shares(ranks: list[int]) -> dict[str, float]:
-    """Top-1 and top-5 of a list of ranks."""
+    """Top-1 and top-5 of a list of ranks, each with Wilson's 95 % interval."""
     count = len(ranks)
-    firsts = {f"top{most}": round(sum(rank <= most for rank in ranks) / count, 3) for most in (1, 5)}
-    return {"pictures": count, **firsts}
+    found: dict[str, float] = {"pictures": count}
+    for most in (1, 5):
+        share = sum(rank <= most for rank in ranks) / count
+        low, high = wilson(share, count)
+        found |= {f"top{most}": round(share, 3), f"top{most}_low": round(low, 3), f"top{most}_high": round(high, 3)}
+    return found
 
 
 def save(name: str, command: str, rows: list[Row], more: dict[str, object] | None = None) -> None:

@@ -71,7 +71,8 @@ def colours(studio: Studio, job: Job) -> dict[str, object]:
     for thing in things:
         for colour in HUES:
             text = with_article(f"{colour} {thing}", thing)
-            image = draw(studio.backend, Job((Prompt(text),), size=job.size, steps=job.steps, seed=0), float("inf"))
+            asked = Job((Prompt(text),), size=job.size, steps=job.steps, seed=0)
+            image, _ = draw(studio.backend, asked, float("inf"))
             hue, middle = (dominant_hue(pixels) for pixels in thing_and_middle(image))
             found = {"hue": hue, "right": has_hue(hue, colour)}
             rows.append({"prompt": text, **found, "middle_hue": middle, "middle_right": has_hue(middle, colour)})

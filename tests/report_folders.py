@@ -69,20 +69,20 @@ def cell(variant: int, prompt: int, seed: int, **changes: Any) -> dict[str, Any]
         "variant": variant, "prompt": prompt, "seed": seed, "folder": f"cells/v{variant}/p{prompt}-s{seed}",
         "status": "done", "error": None, "rank": 3, "among": 101, "include": 0.3, "exclude": None, "margin": 0.1,
         "exclude_margin": None, "parts": {"thing": [2, 91], "colour": [1, 11]}, "unjudged": None,
-        "self_scored": False, "seconds": 2.5, "steps": STEPS, "steps_per_second": 2.4, "peak_memory_bytes": 900_000_000,
+        "self_scored": False, "seconds": 2.5, "steps": STEPS, "peak_memory_bytes": 900_000_000,
     }  # fmt: skip
     return facts | changes
 
 
 def estimate(variant: int, metric: str, mean: float, low: float | None = None, high: float | None = None) -> Any:
-    return {"variant": variant, "metric": metric, "mean": mean, "low": low, "high": high, "count": 4}
+    return {"variant": variant, "metric": metric, "mean": mean, "low": low, "high": high, "count": 4, "prompts": 2}
 
 
 def pair(first: int, second: int, metric: str, difference: float, *, decided: bool, **changes: Any) -> Any:
     facts = {
         "first": first, "second": second, "metric": metric, "wins": 3, "losses": 1, "ties": 0, "win_rate": 0.75,
         "win_low": 0.5, "win_high": 1.0, "difference": difference, "low": difference - 0.1, "high": difference + 0.1,
-        "decided": decided,
+        "decided": decided, "prompts": 8,
     }  # fmt: skip
     return facts | changes
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from vqclip import assemble
 from vqclip.config import from_mapping
@@ -45,6 +46,17 @@ def test_an_ensemble_keeps_its_weights(weight_files: dict[str, Path]) -> None:
     assert studio.backend.weights == [1.0, 0.5]
     assert studio.self_scored  # the second guide is the judge's file
     assert set(studio.facts["weights"]) == {"generator", "guide 0", "guide 1", "judge"}
+
+
+def test_a_guide_that_was_saved_again_is_the_judge(weight_files: dict[str, Path], tmp_path: Path) -> None:
+    again = tmp_path / "again.pt"
+    torch.save({name: value.half() for name, value in load_file(weight_files["judge"]).items()}, again)
+    studio = assemble.open_studio(from_mapping(settings(weight_files, guides=[str(again)]), source="test"))
+    assert studio.self_scored
+    assert studio.facts["weights"]["judge"] != studio.facts["weights"]["guide 0"]
+    assert set(studio.facts["eyes"]) == {"guide 0", "judge"}
+    fair = assemble.open_studio(from_mapping(settings(weight_files), source="test"))
+    assert not fair.self_scored
 
 
 def test_guide_and_judge_say_the_same_thing_once() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -36,6 +37,12 @@ def test_every_step_is_reported_and_the_last_is_the_result(generator: VQGAN, gui
     assert torch.equal(result.image, seen[-1].image)
     assert result.terms == {"include: apple": float(seen[-1].terms["include: apple"])}
     assert result.seconds > 0
+
+
+def test_what_others_do_at_a_step_is_not_the_backends_time(generator: VQGAN, guide: ClipPerceptor) -> None:
+    begun = time.perf_counter()
+    result = backend(generator, guide).generate(JOB, lambda _: time.sleep(0.2))
+    assert 0 < result.seconds <= time.perf_counter() - begun - 5 * 0.2
 
 
 def test_seed_zero_is_a_seed_and_seeds_differ(generator: VQGAN, guide: ClipPerceptor) -> None:

@@ -46,6 +46,7 @@ def test_the_second_goes_on_from_the_first() -> None:
     assert torch.allclose(result.image, torch.full((3, 4, 4), 0.23))
     assert result.facts["start"]["steps"] == 20
     assert result.facts["seed"] == 5
+    assert result.seconds == 2.0  # of both
 
 
 @pytest.mark.parametrize("which", [0, 1])

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_folders import cell, report, write_comparison
+from report_folders import cell, pair, report, write_comparison
 
 from vqclip.compare.comparison_view import ComparisonView, view
 from vqclip.job import InputError
@@ -19,14 +19,15 @@ def look(folder: Path, **changes: Any) -> ComparisonView:
 
 def test_pictures_of_one_prompt_and_seed_stand_side_by_side(tmp_path: Path) -> None:
     found = look(tmp_path)
-    assert [[series.seed for series in section.series] for section in found.sections] == [[0, 1], [0, 1]]
+    assert [[series.name for series in section.series] for section in found.sections] == [["seed 0", "seed 1"]] * 2
     assert [series.number for section in found.sections for series in section.series] == [0, 1, 2, 3]
     for section in found.sections:
-        for series in section.series:
+        for series in section.series[:1]:
             assert [shot.variant.colour for shot in series.shots] == [0, 1]
     last = found.sections[1].series[1].shots
-    assert [shot.state for shot in last] == ["missing", "failed"]
-    assert found.failures == 2
+    assert [shot.state for shot in last] == ["failed"]
+    assert found.failures == 1
+    assert [series.comparable for series in found.sections[1].series] == [True, False]
 
 
 def test_curves_of_all_variants_are_overlaid_in_their_colours(tmp_path: Path) -> None:
@@ -38,7 +39,7 @@ def test_curves_of_all_variants_are_overlaid_in_their_colours(tmp_path: Path) ->
 
 def test_no_folder_of_a_failed_cell_is_opened(tmp_path: Path) -> None:
     found = look(tmp_path, cells=[cell(0, 0, 0, status="failed", error="why", folder="/etc")])
-    (shot, _) = found.sections[0].series[0].shots
+    (shot,) = found.sections[0].series[0].shots
     assert (shot.state, shot.error, shot.picture) == ("failed", "why", None)
 
 
@@ -82,3 +83,66 @@ def test_settings_that_differ_are_listed_once(tmp_path: Path) -> None:
     found = look(tmp_path)
     assert found.differing == ["harmless", "optimizer.lr"]
     assert found.variants[0].differences["optimizer.lr"] == "0.1"
+
+
+def names(found: ComparisonView) -> list[str]:
+    return [column.name for column in found.columns]
+
+
+def test_seeds_of_one_variant_stand_side_by_side(tmp_path: Path) -> None:
+    variant = report("x")["variants"][1]
+    cells = [cell(0, p, s) for p in (0, 1) for s in (0, 1)]
+    found = look(tmp_path, variants=[variant], cells=cells, pairs=[], summary=[])
+    assert names(found) == ["seed 0", "seed 1"]
+    for section in found.sections:
+        (series,) = section.series
+        assert [shot.variant.colour for shot in series.shots] == [0, 1]
+        assert series.comparable
+    assert [trace.colour for trace in found.sections[0].panels[0].by_step.traces] == [0, 1]
+    assert "nothing to compare" in found.why_undecided
+
+
+def test_runs_of_different_prompts_stand_side_by_side(tmp_path: Path) -> None:
+    prompts = [
+        {"title": "an apple", "include": ["an apple"], "exclude": ["yellow"], "extras": []},
+        {"title": "a heart", "include": ["a heart"], "exclude": [], "extras": ["flat"]},
+    ]
+    found = look(tmp_path, prompts=prompts, cells=[cell(0, 0, 0), cell(1, 1, 0)], pairs=[])
+    (section,) = found.sections
+    (series,) = section.series
+    assert names(found) == ["an apple, harmless", "a heart, harmless"]
+    assert [shot.told[-1] for shot in series.shots] == ["exclude yellow", "extras flat"]
+    assert series.comparable
+    assert "same prompt with the same seed" in found.why_undecided
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        ([cell(0, 0, 0), cell(0, 1, 0)], ["same", "same (2)"]),
+        ([cell(0, 0, 0), cell(0, 1, 1)], ["same, seed 0", "same, seed 1"]),
+        ([cell(0, 0, 0), cell(1, 0, 1)], ["harmless, seed 0", "harmless, seed 1"]),
+        ([cell(0, 0, 0)], ["seed 0"]),
+    ],
+)
+def test_columns_are_named_by_what_tells_them_apart(
+    tmp_path: Path, cells: list[dict[str, Any]], expected: list[str]
+) -> None:
+    same = {"title": "same", "include": ["same"], "exclude": [], "extras": []}
+    assert names(look(tmp_path, prompts=[same, same], cells=cells, pairs=[])) == expected
+
+
+def test_pictures_that_nobody_asked_for_are_not_missing(tmp_path: Path) -> None:
+    """Runs from elsewhere: two of one prompt and a third of another."""
+    found = look(tmp_path, cells=[cell(0, 0, 0), cell(1, 0, 0), cell(1, 1, 0)])
+    assert [[len(series.shots) for series in section.series] for section in found.sections] == [[2], [1]]
+    assert found.failures == 0
+
+
+@pytest.mark.parametrize(
+    ("prompts", "said"), [(1, "here there is one"), (5, "here there are 5"), (6, "by these pictures")]
+)
+def test_the_page_says_why_nothing_is_decided(tmp_path: Path, prompts: int, said: str) -> None:
+    found = look(tmp_path, pairs=[pair(0, 1, "margin", 0.1, decided=False, prompts=prompts)])
+    assert found.why_undecided.rstrip(".").endswith(said)
+    assert look(tmp_path / "b", pairs=[pair(0, 1, "margin", 0.1, decided=True)]).why_undecided == ""

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from vqclip import config as configs
-from vqclip import contest
+from vqclip import contest, memory
+from vqclip.cli import BAD_INPUT, BAD_WEIGHTS, DONE, main
 from vqclip.config import Loaded
-from vqclip.job import InputError
+from vqclip.job import InputError, WeightsError
 from vqclip.progress import Quiet
 
 
@@ -40,7 +44,7 @@ def quiet() -> tuple[Quiet, StringIO]:
 
 
 def test_every_variant_draws_every_prompt_with_every_seed(loaded: Any) -> None:
-    root = contest.compare(loaded(), quiet()[0])
+    root = contest.compare(loaded(), quiet()[0]).root
     report = json.loads((root / "report.json").read_text())
     assert [variant["name"] for variant in report["variants"]] == ["plain", "fast"]
     assert [variant["differences"] for variant in report["variants"]] == [{"optimizer.lr": None}, {"optimizer.lr": 0.5}]
@@ -48,9 +52,9 @@ def test_every_variant_draws_every_prompt_with_every_seed(loaded: Any) -> None:
     assert sorted(cells) == [(v, p, s) for v in (0, 1) for p in (0, 1) for s in (0, 1)]
     assert {cell["status"] for cell in report["cells"]} == {"done"}
     assert all((root / cell["folder"] / "report.html").is_file() for cell in report["cells"])
-    assert all(cell["peak_memory_bytes"] > 1e7 and cell["steps"] == 2 for cell in report["cells"])
+    assert {(cell["peak_memory_bytes"], cell["steps"]) for cell in report["cells"]} == {(None, 2)}  # one process
     metrics = {row["metric"] for row in report["summary"]}
-    assert {"top1", "top5", "margin", "diversity", "seconds", "steps_per_second", "peak_memory_bytes"} <= metrics
+    assert {"top1", "top5", "margin", "diversity", "seconds"} <= metrics
     assert "red apple" in (root / "report.html").read_text()
     assert (root / "contact-sheet.png").is_file()
 
@@ -63,7 +67,7 @@ def test_variants_say_once_what_they_do_not_read(loaded: Any) -> None:
 
 
 def test_a_stopped_comparison_makes_only_what_is_missing(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = contest.compare(loaded(), quiet()[0])
+    first = contest.compare(loaded(), quiet()[0]).root
     cells = sorted(first.glob("cells/*/*"))
     assert len(cells) == 8
     before = {cell: (cell / "run.json").stat().st_mtime_ns for cell in cells}
@@ -78,7 +82,7 @@ def test_a_stopped_comparison_makes_only_what_is_missing(loaded: Any, monkeypatc
 
     monkeypatch.setattr(contest, "make_picture", counting)
     show, said = quiet()
-    assert contest.compare(loaded(), show) == first
+    assert contest.compare(loaded(), show).root == first
     assert sorted(drawn) == [cells[0], cells[5]]
     assert "3 of 4 are there already" in said.getvalue()
     same = {cell: (cell / "run.json").stat().st_mtime_ns for cell in cells}
@@ -87,7 +91,7 @@ def test_a_stopped_comparison_makes_only_what_is_missing(loaded: Any, monkeypatc
 
 
 def test_the_sheet_is_the_same_when_made_again(loaded: Any) -> None:
-    root = contest.compare(loaded(prompts=["red apple"]), quiet()[0])
+    root = contest.compare(loaded(prompts=["red apple"]), quiet()[0]).root
     sheet = (root / "contact-sheet.png").read_bytes()
     (root / "contact-sheet.png").unlink()
     contest.compare(loaded(prompts=["red apple"]), quiet()[0])
@@ -101,7 +105,10 @@ def test_a_variant_that_fails_is_a_failed_column(loaded: Any) -> None:
         {"backend": "vqgan", "name": "no size", "set": ["size=33,33"]},
     ]
     show, said = quiet()
-    root = contest.compare(loaded(variants=variants, prompts=["red apple"], seeds=1), show)
+    found = contest.compare(loaded(variants=variants, prompts=["red apple"], seeds=1), show)
+    root = found.root
+    assert (found.done, found.count) == (1, 3)
+    assert isinstance(found.fault, WeightsError)
     report = json.loads((root / "report.json").read_text())
     by_variant = {cell["variant"]: cell for cell in report["cells"]}
     assert by_variant[0]["status"] == "done"
@@ -112,10 +119,10 @@ def test_a_variant_that_fails_is_a_failed_column(loaded: Any) -> None:
 
 
 def test_finished_runs_are_compared_too(loaded: Any) -> None:
-    root = contest.compare(loaded(prompts=["red apple"], seeds=1), quiet()[0])
+    root = contest.compare(loaded(prompts=["red apple"], seeds=1), quiet()[0]).root
     runs = sorted(root.glob("cells/*/*"))
     overrides = [f"outputs={root.parent}", "name=again", f"judge={loaded().config.judge}", "threads=1"]
-    again = contest.compare_runs(runs, overrides, quiet()[0])
+    again = contest.compare_runs(runs, overrides, quiet()[0]).root
     report = json.loads((again / "report.json").read_text())
     assert len(report["variants"]) == 2
     assert {cell["status"] for cell in report["cells"]} == {"done"}
@@ -127,7 +134,7 @@ def test_finished_runs_are_compared_too(loaded: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"variants": []}, "variants: none"),
+        ({"variants": []}, re.escape("for example variants=")),
         ({"variants": ["vqgan", "vqgan"]}, "a second 'vqgan'"),
         ({"variants": [{"backend": "vqgan", "set": ["seed=3"]}]}, "seed belongs to the comparison as a whole"),
         ({"variants": [{"backend": "vqgan", "set": ["stepz=3"]}]}, "did you mean 'steps'"),
@@ -143,3 +150,62 @@ def test_another_comparison_keeps_its_folder(loaded: Any) -> None:
     contest.compare(loaded(prompts=["red apple"], seeds=1), quiet()[0])
     with pytest.raises(InputError, match="is not this comparison"):
         contest.compare(loaded(prompts=["green apple"], seeds=1), quiet()[0])
+
+
+def test_the_hint_for_variants_is_what_the_parser_takes() -> None:
+    (word,) = shlex.split(contest.HINT)
+    config = configs.load(None, ["include=apple", word]).config
+    assert [variant.backend for variant in config.variants] == ["vqgan", "kandinsky"]
+
+
+def test_pictures_are_counted_through_all_variants(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    places: list[Any] = []
+    monkeypatch.setattr(contest, "make_picture", lambda *_, number, shared, **__: places.append((number, shared)))
+    found = contest.compare(loaded(seeds=1), quiet()[0])
+    assert places == [((1, 4), True), ((2, 4), True), ((3, 4), True), ((4, 4), True)]
+    assert (found.done, found.count, found.fault) == (0, 4, None)
+
+
+def test_memory_is_of_one_variant_alone_or_not_told(loaded: Any) -> None:
+    root = contest.compare(loaded(variants=["vqgan"], prompts=["red apple"], seeds=1), quiet()[0]).root
+    (cell,) = json.loads((root / "report.json").read_text())["cells"]
+    assert (cell["peak_memory_bytes"] is not None) == memory.forget_peak(torch.device("cpu"))
+
+
+def command(loaded: Any, tmp_path: Path, *more: str) -> list[str]:
+    """A comparison on the command line, of one prompt."""
+    path = tmp_path / "c.yaml"
+    path.write_text(configs.to_yaml(loaded(prompts=["red apple"], seeds=1).config))
+    return ["compare", str(path), *more, "--progress", "none"]
+
+
+def test_when_nothing_could_be_made_the_first_fault_ends_it(
+    loaded: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command(loaded, tmp_path, "generator=/nowhere.ckpt")) == BAD_WEIGHTS
+    said = capsys.readouterr()
+    assert said.err.splitlines()[-1].startswith("vqclip: error: generator: no weights at /nowhere.ckpt")
+    assert (tmp_path / "out" / "trial" / "report.html").is_file()
+    assert str(tmp_path / "out" / "trial" / "report.html") in said.out
+
+
+def test_when_some_failed_a_line_says_how_many(
+    loaded: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    variants = 'variants=["vqgan", {"backend": "vqgan", "name": "bad", "set": ["generator=/nowhere.ckpt"]}]'
+    assert main(command(loaded, tmp_path, variants)) == DONE
+    assert capsys.readouterr().err.splitlines()[-1] == "vqclip: 1 of 2 pictures failed; report.html says why"
+
+
+def test_a_run_folder_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "c.yaml").write_text("include: a")
+    for words, message in (
+        ([str(tmp_path / "run"), "missing"], "missing: no such folder"),
+        (["missing", "gone"], "missing: no such folder"),
+        ([str(tmp_path / "run"), str(tmp_path / "c.yaml")], f"{tmp_path / 'c.yaml'}: a file"),
+    ):
+        assert main(["compare", *words]) == BAD_INPUT
+        said = capsys.readouterr().err
+        assert said.startswith(f"vqclip: error: {message}")
+        assert said.count("\n") == 1

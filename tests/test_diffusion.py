@@ -168,7 +168,7 @@ def test_steps_are_numbered_by_updates_not_by_calls(name: str) -> None:
         return latent[0, :3]
 
     with Watch(plan) as watch:
-        report = to_steps(watch, decode, seen.append, total=6, wants=lambda index: index != 3)
+        report = to_steps(watch, decode, seen.append, total=6)
         plan.set_timesteps(6)
         latent = torch.randn(1, 4, 8, 8)
         for call, t in enumerate(plan.timesteps):
@@ -176,18 +176,29 @@ def test_steps_are_numbered_by_updates_not_by_calls(name: str) -> None:
             guesses.append(watch.pred)
             tensors = {"latents": latent}
             assert report(SimpleNamespace(num_timesteps=len(plan.timesteps)), call, t, tensors) is tensors
-    assert [(step.index, step.total) for step in seen] == [(index, 6) for index in (0, 1, 2, 4, 5)]
+    assert [(step.index, step.total) for step in seen] == [(index, 6) for index in range(6)]
     late = len(guesses) - 6
     assert late == (name == "pndm")
     assert all(torch.equal(step.image, guesses[step.index + late][0, :3]) for step in seen)
     assert all(dict(step.terms) == {} for step in seen)
 
 
-def test_steps_that_nobody_wants_are_not_decoded() -> None:
-    watch = SimpleNamespace(pred=torch.zeros(1))
-    report = to_steps(watch, lambda _: pytest.fail("decoded"), pytest.fail, total=9, wants=lambda _: False)
+def test_steps_that_nobody_looks_at_are_not_decoded() -> None:
+    watch, seen, decoded = SimpleNamespace(pred=torch.zeros(1)), list[Step](), list[torch.Tensor]()
+
+    def decode(latent: torch.Tensor) -> torch.Tensor:
+        decoded.append(latent)
+        return torch.ones(3, 2, 2)
+
+    report = to_steps(watch, decode, seen.append, total=9)
     for call in range(9):
         report(SimpleNamespace(num_timesteps=9), call, 0, {})
+    assert [step.index for step in seen] == list(range(9))
+    assert decoded == []
+    assert "image" not in vars(seen[4])
+    assert seen[4].image is seen[4].image
+    assert len(decoded) == 1
+    assert "image" in vars(seen[4])
 
 
 def test_step_zero_is_the_start_picture_where_there_is_one() -> None:

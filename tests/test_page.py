@@ -268,6 +268,7 @@ def test_bold_only_where_it_is_decided(tmp_path: Path, decided: bool) -> None:
 
 def test_a_failed_cell_shows_its_error_and_a_missing_one_its_absence(tmp_path: Path) -> None:
     cells = [cell(0, 0, 0), cell(1, 0, 0, status="failed", error="ResourceError: 9 GB are needed"), cell(1, 1, 0)]
+    cells.append(cell(0, 1, 0, status="missing"))
     folder = write_comparison(tmp_path / "c", "harmless", cells=cells, seeds=[0])
     text = parse(write_comparison_page(folder)).all_text()
     assert "ResourceError: 9 GB are needed" in text

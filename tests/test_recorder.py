@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from films import decode, encoders, raw
 from PIL import Image
 
 from vqclip import images
+from vqclip.backends.diffusion import Guess
 from vqclip.job import Job, Prompt, ResourceError, Result, Step, Verdict
 from vqclip.record import metadata
 from vqclip.record.pace import plan
@@ -66,6 +68,44 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 
 def no_space(*_: object, **__: object) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+class TestGuesses:
+    """Pictures of a denoiser's steps are decoded when somebody looks."""
+
+    def guesses(self, decoded: list[int]) -> list[Step]:
+        def decode(index: int) -> torch.Tensor:
+            decoded.append(index)
+            return torch.full((3, 32, 32), index / 10)
+
+        return [Guess(index, 6, partial(decode, index)) for index in range(7)]
+
+    @pytest.mark.parametrize(
+        ("options", "looked_at"),
+        [
+            ({"formats": ()}, [6]),
+            ({"formats": (), "keep_frames": True}, [0, 2, 4, 6]),
+            ({"formats": ("mp4",)}, [0, 2, 4, 6]),
+            ({"formats": (), "score": lambda image: {"level": float(image.mean())}, "score_every": 3}, [0, 3, 6]),
+        ],
+    )
+    def test_only_frames_and_scored_steps_are(
+        self, tmp_path: Path, options: dict[str, Any], looked_at: list[int]
+    ) -> None:
+        decoded: list[int] = []
+        with a_recorder(tmp_path, **options) as recorder:
+            for step in self.guesses(decoded):
+                recorder.step(step)
+            recorder.finish(a_result())
+        assert decoded == looked_at
+
+    def test_an_interrupted_run_keeps_its_last_guess(self, tmp_path: Path) -> None:
+        decoded: list[int] = []
+        with pytest.raises(KeyboardInterrupt):
+            break_off(tmp_path, self.guesses(decoded)[:4], KeyboardInterrupt(), formats=())
+        assert decoded == [3]
+        assert story(tmp_path)["seconds"] is None
+        assert images.from_pil(images.read(tmp_path / "final.png")).mean() == pytest.approx(0.3, abs=0.01)
 
 
 class TestMetrics:
@@ -216,6 +256,7 @@ class TestEnd:
         assert (told["schema"], told["status"], told["device"], told["warnings"]) == (1, "done", "cpu", [])
         assert (told["job"]["title"], told["job"]["seed"], told["job"]["size"]) == ("a cat", 5, [32, 32])
         assert (told["steps"], told["seconds"], told["terms"]) == (6, 1.5, {"include": 0.25})
+        assert told["wall_seconds"] >= lines(tmp_path)[-1]["seconds"]
         assert told["verdict"]["rank"] == 1
         there = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
         assert set(told["outputs"]) == there - {"run.json"}

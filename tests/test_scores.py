@@ -18,6 +18,7 @@ from vqclip.compare.scores import (
     LOWER_WINS,
     METRICS,
     OF_THE_JUDGE,
+    SHARES,
     diversity,
     ms_ssim,
     picture_scores,
@@ -76,29 +77,27 @@ def _halve(x: np.ndarray) -> np.ndarray:
 class TestPictureScores:
     @pytest.mark.parametrize(("rank", "top1", "top5"), [(1, 1, 1), (2, 0, 1), (5, 0, 1), (6, 0, 0), (101, 0, 0)])
     def test_ranks(self, rank: int, top1: float, top5: float) -> None:
-        found = picture_scores(verdict(rank), seconds=None, steps=None, peak_memory_bytes=None)
+        found = picture_scores(verdict(rank), seconds=None, peak_memory_bytes=None)
         assert found == {"top1": top1, "top5": top5, "margin": -0.05}
 
     def test_times_and_memory(self) -> None:
-        found = picture_scores(None, seconds=4.0, steps=10, peak_memory_bytes=3)
-        assert found == {"seconds": 4.0, "steps_per_second": 2.5, "peak_memory_bytes": 3.0}
+        found = picture_scores(None, seconds=4.0, peak_memory_bytes=3)
+        assert found == {"seconds": 4.0, "peak_memory_bytes": 3.0}
 
-    @pytest.mark.parametrize(("seconds", "steps"), [(None, 10), (0.0, 10), (4.0, None)])
-    def test_what_is_not_known_is_left_out(self, seconds: float | None, steps: int | None) -> None:
-        found = picture_scores(None, seconds=seconds, steps=steps, peak_memory_bytes=None)
-        assert "steps_per_second" not in found
-        assert ("seconds" in found) == (seconds is not None)
+    def test_what_is_not_known_is_left_out(self) -> None:
+        assert picture_scores(None, seconds=None, peak_memory_bytes=None) == {}
+        assert picture_scores(None, seconds=0.0, peak_memory_bytes=None) == {"seconds": 0.0}
 
     def test_every_number_is_a_known_metric(self) -> None:
         against = replace(verdict(1), exclude=0.1, exclude_margin=0.2)
-        found = picture_scores(against, seconds=4.0, steps=10, peak_memory_bytes=3)
+        found = picture_scores(against, seconds=4.0, peak_memory_bytes=3)
         assert (found["margin"], found["exclude_margin"]) == (-0.05, 0.2)
         assert {*found, "diversity", "ms_ssim"} == set(METRICS)
-        assert set(METRICS) >= LOWER_WINS | OF_THE_JUDGE
+        assert set(METRICS) >= LOWER_WINS | OF_THE_JUDGE | SHARES
 
 
     def test_a_margin_that_an_older_run_does_not_tell_is_left_out(self) -> None:
-        found = picture_scores(replace(verdict(1), margin=math.nan), seconds=None, steps=None, peak_memory_bytes=None)
+        found = picture_scores(replace(verdict(1), margin=math.nan), seconds=None, peak_memory_bytes=None)
         assert set(found) == {"top1", "top5"}
 
 

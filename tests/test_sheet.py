@@ -50,7 +50,7 @@ def plain(variants: int, prompts: int, seeds: int) -> dict[str, Any]:
     return {
         "title": "t", "judge": None, "seeds": list(range(seeds)),
         "variants": [{"name": f"v{n}", "self_scored": False} for n in range(variants)],
-        "prompts": [{"title": f"p{n}"} for n in range(prompts)],
+        "prompts": [{"title": f"p{n}", "exclude": [], "extras": []} for n in range(prompts)],
         "cells": [
             {"variant": v, "prompt": p, "seed": s, "status": "missing", "rank": None, "folder": "none"}
             for v in range(variants) for p in range(prompts) for s in range(seeds)
@@ -97,7 +97,9 @@ class TestContent:
             {"title": "Another"}, {"judge": {"name": "Somebody"}},
             {"cells": [each | {"rank": 99} for each in report["cells"]]},
             {"variants": [each | {"self_scored": True} for each in report["variants"]]},
-            {"prompts": [{"title": "pear"}]},
+            *({"prompts": [report["prompts"][0] | more]} for more in (
+                {"title": "pear"}, {"exclude": [{"text": "red"}]}, {"extras": [{"text": "red"}]},
+            )),
         ):  # fmt: skip
             assert contact_sheet(report | change, tmp_path).tobytes() != first
 

@@ -32,7 +32,7 @@ def denoising(**changes: Any) -> Denoising:
 
 
 def backend(models: Models, **changes: Any) -> StableDiffusionBackend:
-    own = {key: changes.pop(key) for key in ("offload", "too_long", "wants", "device") if key in changes}
+    own = {key: changes.pop(key) for key in ("offload", "too_long", "device") if key in changes}
     return StableDiffusionBackend(models, **({"device": CPU} | own), denoising=denoising(**changes))
 
 
@@ -199,15 +199,20 @@ class TestSteps:
         assert torch.equal(steps[-1].image, result.image)
 
     def test_looking_on_changes_nothing(self, models: Models) -> None:
-        assert torch.equal(watched(models)[0].image, draw(models, wants=lambda _: False).image)
+        result, steps = watched(models)
+        assert all(step.image.shape == result.image.shape for step in steps)
+        assert torch.equal(result.image, draw(models).image)
 
-    def test_only_wanted_steps_are_decoded(self, models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_only_steps_that_are_looked_at_are_decoded(self, models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
         vae, calls = models.parts["vae"], []
         decode = vae.decode
         monkeypatch.setattr(vae, "decode", lambda *a, **k: (calls.append(1), decode(*a, **k))[1])
-        _, steps = watched(models, steps=6, wants=lambda index: index % 3 == 0)
-        assert [step.index for step in steps] == [0, 3, 6]
-        assert len(calls) == 3
+        _, steps = watched(models, steps=6)
+        assert [step.index for step in steps] == list(range(7))
+        assert len(calls) == 1  # the result
+        for _ in range(2):
+            assert steps[3].image.isfinite().all()
+        assert len(calls) == 2
 
     def test_an_interrupt_passes_through_and_leaves_no_trace(self, models: Models) -> None:
         def stop(step: Step) -> None:
@@ -258,7 +263,7 @@ class TestRefusals:
     @pytest.mark.parametrize(("strength", "expected"), [(0.58, 29), (0.02, 1)])
     def test_fractions_of_steps_are_not_lost(self, models: Models, strength: float, expected: int) -> None:
         """50 * 0.58 is 28.999.. in binary; diffusers alone would run 28 updates."""
-        own = backend(models, image=PICTURE, steps=50, strength=strength, wants=lambda _: False)
+        own = backend(models, image=PICTURE, steps=50, strength=strength)
         calls: list[int] = []
         hook = own._pipe.unet.register_forward_pre_hook(lambda *_: calls.append(1))
         result = own.generate(Job(JOB.include, size=(16, 16)), lambda _: None)

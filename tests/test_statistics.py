@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vqclip.compare.statistics import FEWEST, Key, duel, estimate
+from vqclip.compare.statistics import FEWEST, Key, duel, estimate, wilson
 
 
 def of(*prompts: list[float]) -> dict[Key, float]:
@@ -102,6 +102,70 @@ class TestEstimate:
             assert min(means) - 1e-9 <= found.low <= found.high <= max(means) + 1e-9
 
 
+class TestShares:
+    @pytest.mark.parametrize(
+        ("share", "count", "low", "high"),
+        [(1.0, 16, 0.8064, 1.0), (0.0, 16, 0.0, 0.1936), (0.5, 10, 0.2366, 0.7634), (0.1, 50, 0.0435, 0.2136)],
+    )
+    def test_wilson_matches_published_values(self, share: float, count: int, low: float, high: float) -> None:
+        assert wilson(share, count) == pytest.approx((low, high), abs=1e-4)
+
+    def test_all_of_sixteen_is_not_certain(self) -> None:
+        found = estimate(of(*([1.0] for _ in range(16))), share=True)
+        assert found is not None
+        assert (found.mean, found.low, found.high, found.prompts) == (1.0, wilson(1.0, 16)[0], 1.0, 16)
+
+    def test_seeds_that_agree_add_nothing(self) -> None:
+        once = estimate(of(*([float(n < 5)] for n in range(8))), share=True)
+        often = estimate(of(*([float(n < 5)] * 4 for n in range(8))), share=True)
+        assert once is not None
+        assert often is not None
+        assert (often.low, often.high) == (once.low, once.high) == pytest.approx(wilson(5 / 8, 8))
+        assert (once.count, often.count) == (8, 32)
+
+    def test_seeds_that_differ_as_much_as_prompts_count(self) -> None:
+        """Each prompt has one hit in two: the prompts say the same, so every picture is a draw of its own."""
+        found = estimate(of(*([0.0, 1.0] for _ in range(8))), share=True)
+        assert found is not None
+        assert (found.low, found.high) == pytest.approx(wilson(0.5, 16))
+
+    def test_the_effective_number_lies_between(self) -> None:
+        """Means 0, 1, .5 x 4, 1, 0 of two seeds have the variance 1/7: 14 draws, and fewer for so few prompts."""
+        mixed = of([0.0, 0.0], [1.0, 1.0], *([0.0, 1.0] for _ in range(4)), [1.0, 1.0], [0.0, 0.0])
+        found = estimate(mixed, share=True)
+        assert found is not None
+        expected = 0.25 / (1 / 7 / 8) * (NormalDist().inv_cdf(0.975) / 2.3646) ** 2  # t of 7 degrees of freedom
+        assert 8 < expected < 16
+        assert (found.low, found.high) == pytest.approx(wilson(0.5, expected), abs=1e-3)
+
+    def test_the_difference_of_all_and_none_is_not_certain_either(self) -> None:
+        every = of(*([1.0] for _ in range(16)))
+        found = duel(every, dict.fromkeys(every, 0.0), share=True)
+        assert found is not None
+        middle, half = 16 / 18, 1.95996 * math.sqrt((1 - (16 / 18) ** 2) / 18)  # one draw is added for each side
+        assert (found.difference, found.high, found.decided) == (1.0, 1.0, True)
+        assert found.low == pytest.approx(middle - half, abs=1e-4)
+
+    def test_three_of_eight_decide_nothing(self) -> None:
+        """By a sign test three of three come by chance in a quarter of all cases."""
+        first = of(*([float(n < 3)] for n in range(8)))
+        found = duel(first, dict.fromkeys(first, 0.0), share=True)
+        assert found is not None
+        assert found.low is not None
+        assert found.low < 0 < found.difference
+        assert not found.decided
+
+    def test_without_a_difference_few_are_decided(self) -> None:
+        rng = np.random.default_rng(3)
+        decided = 0
+        for _ in range(600):
+            chance = rng.beta(2, 2, size=(12, 1))
+            tables = (of(*(rng.random((12, 3)) < chance).astype(float).tolist()) for _ in range(2))
+            found = duel(*tables, share=True)
+            decided += found is not None and found.decided
+        assert decided / 600 <= 0.05
+
+
 @pytest.mark.parametrize("prompts", [8, 12, 30])
 @pytest.mark.parametrize("kind", ["normal", "shares"])
 def test_intervals_cover_the_truth_about_95_times_in_100(prompts: int, kind: str) -> None:
@@ -113,7 +177,7 @@ def test_intervals_cover_the_truth_about_95_times_in_100(prompts: int, kind: str
             truth, table = 0.3, 0.3 + rng.normal(size=(prompts, 1)) + 0.5 * rng.normal(size=(prompts, 3))
         else:
             truth, table = 0.4, (rng.random((prompts, 3)) < rng.beta(2, 3, size=(prompts, 1))).astype(float)
-        found = estimate(of(*table.tolist()), draws=1000)
+        found = estimate(of(*table.tolist()), share=kind == "shares", draws=1000)
         assert found is not None
         assert found.low is not None
         assert found.high is not None
@@ -170,7 +234,8 @@ class TestDuel:
         table = of(*([0.3 * number] for number in range(9)))
         found = duel(table, dict(table))
         assert found is not None
-        assert (found.ties, found.win_rate, found.win_low, found.win_high) == (9, 0.5, 0.5, 0.5)
+        assert (found.ties, found.win_rate) == (9, 0.5)
+        assert (found.win_low, found.win_high) == pytest.approx(wilson(0.5, 9))
         assert (found.difference, found.low, found.high, found.decided) == (0.0, 0.0, 0.0, False)
 
     @given(TABLES, TABLES, st.booleans())

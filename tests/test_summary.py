@@ -102,10 +102,10 @@ class TestShape:
         assert [(c["variant"], c["prompt"], c["seed"]) for c in found["cells"]] == [
             (v, p, s) for v in (0, 1) for p in (0, 1) for s in (0, 7)
         ]
-        assert set(found["summary"][0]) == {"variant", "metric", "mean", "low", "high", "count"}
+        assert set(found["summary"][0]) == {"variant", "metric", "mean", "low", "high", "count", "prompts"}
         assert set(found["pairs"][0]) == {
             "first", "second", "metric", "wins", "losses", "ties", "win_rate", "win_low", "win_high", "difference",
-            "low", "high", "decided",
+            "low", "high", "decided", "prompts",
         }  # fmt: skip
         assert {each["metric"] for each in found["summary"]} <= set(METRICS)
 
@@ -116,7 +116,7 @@ class TestShape:
             "variant": 0, "prompt": 0, "seed": 3, "folder": one.folder.relative_to(tmp_path).as_posix(),
             "status": "done", "error": None, "rank": 4, "among": 101, "include": 0.3, "exclude": None, "margin": -0.25,
             "exclude_margin": None, "parts": {"thing": [4, 91], "colour": [1, 11]}, "unjudged": None,
-            "self_scored": False, "seconds": 0.5, "steps": 2, "steps_per_second": 4.0, "peak_memory_bytes": 12,
+            "self_scored": False, "seconds": 0.5, "steps": 2, "peak_memory_bytes": 12,
         }  # fmt: skip
 
     def test_the_same_folders_give_the_same_bytes(self, tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ class TestVerdicts:
     def test_runs_that_nobody_judged_have_times_only(self, tmp_path: Path) -> None:
         found = report([made(cell(tmp_path, seed=seed)) for seed in (0, 1)], tmp_path)
         assert found["judge"] is None
-        assert {each["metric"] for each in found["summary"]} == {"seconds", "steps_per_second", "ms_ssim"}
+        assert {each["metric"] for each in found["summary"]} == {"seconds", "ms_ssim"}
 
     def test_a_judge_that_steered_is_called_so_and_decides_nothing(self, tmp_path: Path) -> None:
         titles = [f"red {number}" for number in range(8)]
@@ -248,6 +248,15 @@ class TestVerdicts:
             [*(made(cell(tmp_path / "fair", "a", t), judged=verdict(1)) for t in titles), *theirs], tmp_path / "fair"
         )
         assert pair(fair, "top1")["decided"]
+
+    def test_a_judge_that_steered_under_another_name_is_called_so(self, tmp_path: Path) -> None:
+        eye, other = "aa bb cc dd", "ee ff gg hh"
+        cells = [
+            made(cell(tmp_path, "a"), judged=verdict(1), eyes={"guide 0": eye, "judge": eye}),
+            made(cell(tmp_path, "b"), judged=verdict(1), eyes={"guide 0": other, "judge": eye}),
+        ]
+        for more in ({}, {"judge_of": Court(), "judge_sha256": JUDGE, "judge_eye": eye}):
+            assert [each["self_scored"] for each in report(cells, tmp_path, **more)["variants"]] == [True, False]
 
     def test_a_judge_needs_its_hash(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="belong together"):
@@ -347,9 +356,7 @@ class TestRunsFromElsewhere:
             {"title": "red", "include": [{"text": "red", "weight": 1.0, "stop": None}], "exclude": [], "extras": []}
         ]
         assert "exclude_margin" in {each["metric"] for each in found["summary"]}
-        metrics = {each["metric"] for each in found["pairs"]}
-        assert {"top1", "top5", "margin"} <= metrics
-        assert "exclude_margin" not in metrics
+        assert {each["metric"] for each in found["pairs"]} == {"top1", "top5", "margin", "seconds"}
 
     def test_the_two_margins_are_never_averaged(self, tmp_path: Path) -> None:
         against = cell(tmp_path, title="blue", exclude=("green",))

@@ -21,9 +21,10 @@ from vqclip.inputs import check
 from vqclip.job import InputError, Job
 from vqclip.makers import make
 from vqclip.models import Perceptor
-from vqclip.models.weights import load
+from vqclip.models.likeness import alike, sketch
+from vqclip.models.weights import Weights, load
 from vqclip.perceptors import locate, perceptor
-from vqclip.place import Place
+from vqclip.place import Made, Place
 from vqclip.starter.reading import Read, notices
 
 PACKAGES = (
@@ -97,8 +98,8 @@ def judge_for(
     )
 
 
-def open_judge(config: Config, note: Callable[[str], None]) -> tuple[Callable[[Job], Judge | None], str]:
-    """Load a config's judge alone: what makes a judge for a job, and the SHA-256 of its file."""
+def open_judge(config: Config, note: Callable[[str], None]) -> tuple[Callable[[Job], Judge | None], str, str]:
+    """Load a config's judge alone: what makes a judge for a job, its file's SHA-256 and its tensors' sketch."""
     if config.judge is None:
         raise InputError("judge: none; a comparison needs one, for example judge=starter")
     device = pick_device(config.device)
@@ -113,7 +114,7 @@ def open_judge(config: Config, note: Callable[[str], None]) -> tuple[Callable[[J
             note(message)
         return judge
 
-    return judge_of, file.sha256
+    return judge_of, file.sha256, sketch(file.state)
 
 
 def open_studio(config: Config, note: Callable[[str], None] = warnings.warn) -> Studio:
@@ -135,10 +136,11 @@ def open_studio(config: Config, note: Callable[[str], None] = warnings.warn) -> 
         made.backend,
         perceptor(str(config.judge), judge_file, place) if judge_file else None,
         judge_file.name if judge_file else "",
-        judge_file is not None and judge_file.sha256 in made.hashes.values(),
+        judge_file is not None and _steered(judge_file, made),
         {
             "versions": {name: _version(name) for name in PACKAGES} | {"python": platform.python_version()},
             "weights": {**made.hashes} | ({"judge": judge_file.sha256} if judge_file else {}),
+            "eyes": {**made.eyes} | ({"judge": sketch(judge_file.state)} if judge_file else {}),
             "models": [*made.models, *([judge_file.name] if judge_file else [])],
             "device": str(device),
             "precision": str(dtype).removeprefix("torch."),
@@ -147,6 +149,12 @@ def open_studio(config: Config, note: Callable[[str], None] = warnings.warn) -> 
         note,
         made.readers,
     )
+
+
+def _steered(judge: Weights, made: Made) -> bool:
+    """Whether a judge is one of the CLIPs behind a backend, as this very file or saved again."""
+    eye = sketch(judge.state)
+    return judge.sha256 in made.hashes.values() or any(alike(eye, each) for each in made.eyes.values())
 
 
 def _cores() -> int:

@@ -190,17 +190,25 @@ def compare(arguments: tuple[str, ...], display: Any) -> None:
 
     runs = [Path(each) for each in arguments if os.path.isdir(each)]
     rest = [each for each in arguments if not os.path.isdir(each)]
+    files = [each for each in rest if "=" not in each or os.path.isfile(each)]
+    if files and len(runs) + len(files) > 1:
+        what = "a file" if os.path.isfile(files[0]) else "no such folder"
+        raise InputError(f"{files[0]}: {what}; one config with variants, or two run folders and more, are compared")
     if runs:
         from vqclip import contest
 
-        place = contest.compare_runs(runs, rest, display)
+        made = contest.compare_runs(runs, rest, display)
     else:
         loaded = config.load(*split_arguments(rest))  # bad input ends here, before torch is imported
         from vqclip import contest
 
-        place = contest.compare(loaded, display)
+        made = contest.compare(loaded, display)
     for name in ("report.html", "report.json", "contact-sheet.png"):
-        click.echo(str(place / name))
+        click.echo(str(made.root / name))
+    if not made.done:
+        raise made.fault or InputError(f"{made.root}: none of these runs was finished; nothing is compared")
+    if made.done < made.count:
+        click.echo(f"vqclip: {made.count - made.done} of {made.count} pictures failed; report.html says why", err=True)
 
 
 @commands.command()

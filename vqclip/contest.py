@@ -5,12 +5,14 @@ A comparison that was stopped goes on where it was: cells that are done stay, th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
@@ -32,19 +34,44 @@ from vqclip.record import folder as folders
 from vqclip.run import Interrupted, make_picture, stop_on_signal
 
 _FAULTS = (InputError, WeightsError, ResourceError, RuntimeError, OSError, ValueError)
+HINT = """variants='["vqgan", "kandinsky"]'"""  # as a shell takes it
 _EVERY = ("prompts", "variants", "seeds")  # keys of the comparison as a whole
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One picture to make: where it belongs, and its complete config."""
+    """One picture to make: where it belongs, its complete config, and which of all pictures it is, from 1."""
 
     cell: Cell
     single: Config
+    number: int
 
 
-def compare(loaded: Loaded, progress: Progress) -> Path:
-    """Make what is missing of a comparison and write its report; returns its folder.
+@dataclass(frozen=True)
+class Outcome:
+    """A comparison's folder, how many of its `count` pictures are there, and what went wrong first."""
+
+    root: Path
+    done: int
+    count: int
+    fault: Exception | None = None
+
+
+@dataclass
+class Work:
+    """What all variants of a comparison share while it is made; `faults` in the order in which they came."""
+
+    text: str
+    progress: Progress
+    note: Once
+    stop: Event
+    count: int
+    variants: int
+    faults: list[Exception] = field(default_factory=list)
+
+
+def compare(loaded: Loaded, progress: Progress) -> Outcome:
+    """Make what is missing of a comparison and write its report.
 
     A variant that cannot be opened, or a picture that fails, is a failed cell of the report; the others go on.
 
@@ -59,13 +86,16 @@ def compare(loaded: Loaded, progress: Progress) -> Path:
     title = ", ".join(columns)
     root = _open_folder(loaded, title)
     with _alone(root), stop_on_signal() as stop:
-        entries = {name: list(_entries(config, name, root, loaded.config.seeds)) for name, config in columns.items()}
-        made = [cell for name in columns for cell in _fill(entries[name], loaded, progress, note, stop)]
-        return _report(made, loaded.config, root, title=loaded.config.name or title, note=note)
+        entries = [list(_entries(config, name, root, loaded.config.seeds)) for name, config in columns.items()]
+        entries = _numbered(entries)
+        work = Work(loaded.text, progress, note, stop, sum(map(len, entries)), len(entries))
+        made = [cell for of_variant in entries for cell in _fill(of_variant, work)]
+        report = _report(made, loaded.config, root, title=loaded.config.name or title, note=note)
+        return _outcome(root, report, work.faults)
 
 
-def compare_runs(runs: Sequence[Path], overrides: Sequence[str], progress: Progress) -> Path:
-    """Copy finished runs into a comparison of their own and write its report; returns its folder.
+def compare_runs(runs: Sequence[Path], overrides: Sequence[str], progress: Progress) -> Outcome:
+    """Copy finished runs into a comparison of their own and write its report.
 
     Raises:
         InputError: fewer than two runs, a folder that is none, or the same picture twice.
@@ -77,13 +107,14 @@ def compare_runs(runs: Sequence[Path], overrides: Sequence[str], progress: Progr
     digest = configs.digest(config)
     root = folders.claim(Path(config.outputs), name=config.name, slug_from=f"compare {' '.join(groups)}", digest=digest)
     made = [cells.adopt(run, root, name) for name, members in groups.items() for run in members]
-    return _report(made, config, root, title=config.name or ", ".join(groups), note=progress.note)
+    report = _report(made, config, root, title=config.name or ", ".join(groups), note=progress.note)
+    return _outcome(root, report, [])
 
 
 def _columns(config: Config) -> dict[str, Config]:
     """The complete config of every variant by its name."""
     if not config.variants:
-        raise InputError("variants: none; a comparison needs at least one, for example variants=vqgan,kandinsky")
+        raise InputError(f"variants: none; a comparison needs at least one, for example {HINT}")
     columns: dict[str, Config] = {}
     for number, variant in enumerate(config.variants):
         name, place = variant.name or variant.backend, f"variants[{number}]"
@@ -116,67 +147,80 @@ def _entries(config: Config, name: str, root: Path, seeds: int) -> Iterator[Entr
             )
             folder = cells.place(root, name, job_of(single))
             single = replace(single, name=folder.name, outputs=str(folder.parent))
-            yield Entry(Cell(name, job_of(single), folder, configs.to_mapping(single)), single)
+            yield Entry(Cell(name, job_of(single), folder, configs.to_mapping(single)), single, 0)
 
 
-def _fill(entries: Sequence[Entry], loaded: Loaded, progress: Progress, note: Once, stop: Event) -> list[Cell]:
+def _numbered(entries: Sequence[Sequence[Entry]]) -> list[list[Entry]]:
+    """The entries of all variants with their place among all pictures."""
+    counter = count(1)
+    return [[replace(entry, number=next(counter)) for entry in of_variant] for of_variant in entries]
+
+
+def _fill(entries: Sequence[Entry], work: Work) -> list[Cell]:
     """Make the missing pictures of a variant; the cells, with the error of those that have no run folder."""
     missing = {cell.folder for cell in cells.unfinished([entry.cell for entry in entries])}
     if len(missing) < len(entries):
-        progress.note(f"{entries[0].cell.variant}: {len(entries) - len(missing)} of {len(entries)} are there already")
+        there = f"{len(entries) - len(missing)} of {len(entries)} are there already"
+        work.progress.note(f"{entries[0].cell.variant}: {there}")
     made, studio, fault = list[Cell](), None, ""
-    for number, entry in enumerate(entries, start=1):
+    for entry in entries:
         if entry.cell.folder not in missing:
             made.append(entry.cell)
             continue
         if studio is None and not fault:
-            studio, fault = _open(entry.single, note)
-        problem = fault or _make(entry, loaded, studio, progress, stop=stop, number=(number, len(entries)))
+            studio, fault = _open(entry, work)
+        problem = fault or _make(entry, studio, work)
         made.append(replace(entry.cell, error=problem or None))
     return made
 
 
-def _open(single: Config, note: Once) -> tuple[Studio | None, str]:
+def _open(entry: Entry, work: Work) -> tuple[Studio | None, str]:
     """The models of a variant, or what is wrong with them."""
     try:
-        return open_studio(single, note), ""
+        return open_studio(entry.single, work.note), ""
     except _FAULTS as error:
-        note(f"{single.backend}: {error}")
+        work.faults.append(error)
+        work.note(f"{entry.cell.variant}: {error}")
         return None, str(error)
 
 
-def _make(
-    entry: Entry,
-    loaded: Loaded,
-    studio: Studio | None,
-    progress: Progress,
-    *,
-    stop: Event,
-    number: tuple[int, int],
-) -> str:
+def _make(entry: Entry, studio: Studio | None, work: Work) -> str:
     """Make one picture; what went wrong as a line, "" when nothing did."""
     assert studio is not None
     cells.make_room(entry.cell)
+    place = (entry.number, work.count)
     try:
         studio.backend.check(entry.cell.job)
-        make_picture(entry.single, loaded.text, studio, progress, stop=stop, number=number)
+        make_picture(
+            entry.single, work.text, studio, work.progress, stop=work.stop, number=place, shared=work.variants > 1
+        )
     except Interrupted:
         raise
     except _FAULTS as error:
-        progress.note(f"{entry.cell.folder.name}: {error}")
+        work.faults.append(error)
+        work.progress.note(f"{entry.cell.folder.name}: {error}")
         return str(error)
     return ""
 
 
-def _report(made: Sequence[Cell], config: Config, root: Path, *, title: str, note: Callable[[str], None]) -> Path:
+def _report(
+    made: Sequence[Cell], config: Config, root: Path, *, title: str, note: Callable[[str], None]
+) -> Mapping[str, Any]:
     """Score everything with one judge and write report.json, contact-sheet.png and report.html."""
-    judge_of, digest = open_judge(config, note)
+    judge_of, digest, eye = open_judge(config, note)
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    report = summary.summarise(made, root=root, title=title, created=now, judge_of=judge_of, judge_sha256=digest)
+    report = summary.summarise(
+        made, root=root, title=title, created=now, judge_of=judge_of, judge_sha256=digest, judge_eye=eye
+    )
     summary.write_report(root, report)
     write_sheet(report, root)
     write_comparison_page(root)
-    return root
+    return report
+
+
+def _outcome(root: Path, report: Mapping[str, Any], faults: Sequence[Exception]) -> Outcome:
+    done = sum(cell["status"] == "done" for cell in report["cells"])
+    return Outcome(root, done, len(report["cells"]), next(iter(faults), None))
 
 
 def _open_folder(loaded: Loaded, title: str) -> Path:

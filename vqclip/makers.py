@@ -18,6 +18,7 @@ from vqclip.job import Job, WeightsError
 from vqclip.makers_diffusion import make_kandinsky, make_stable_diffusion, picture
 from vqclip.models import denoiser, vqgan
 from vqclip.models.convert import latents_of
+from vqclip.models.likeness import sketch
 from vqclip.models.weights import STARTER, Weights, load
 from vqclip.perceptors import locate, perceptor
 from vqclip.place import Made, Place
@@ -43,7 +44,8 @@ def make(config: Config, place: Place, also: list[Path]) -> Made:
     last = finish(None)
     chain = Chain(made.backend, lambda image: finish(image).backend, last.backend, job_of(first).steps)
     hashes = {f"start {role}": digest for role, digest in made.hashes.items()} | dict(last.hashes)
-    return Made(chain, hashes, (*made.models, *last.models), (*made.readers, *last.readers))
+    readers, eyes = (*made.readers, *last.readers), {f"start {role}": eye for role, eye in made.eyes.items()}
+    return Made(chain, hashes, (*made.models, *last.models), readers, eyes | dict(last.eyes))
 
 
 def job_of(config: Config) -> Job:
@@ -85,12 +87,13 @@ def _vqgan(config: Config, place: Place, also: list[Path]) -> Callable[[Tensor |
     hashes = {f"guide {i}": file.sha256 for i, file in enumerate(files)} | {"generator": made_by.sha256}
     if cleaned_by is not None:
         hashes["denoiser"] = cleaned_by.sha256
+    eyes = {f"guide {i}": sketch(file.state) for i, file in enumerate(files)}
     names = tuple(file.name for file in (made_by, *([cleaned_by] if cleaned_by else []), *files))
 
     def finish(image: Tensor | None) -> Made:
         started = recipe if image is None else replace(recipe, image=image)
         backend = VQGANBackend(generator, guides, weights, recipe=started, denoiser=tidy)
-        return Made(backend, hashes, names, tuple(guide.read for guide in guides))
+        return Made(backend, hashes, names, tuple(guide.read for guide in guides), eyes)
 
     return finish
 

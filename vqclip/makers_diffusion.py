@@ -12,15 +12,15 @@ from torch import Tensor
 
 from vqclip import images
 from vqclip.backends import kandinsky_files, kandinsky_starter, stable_diffusion_files
-from vqclip.backends.diffusion import Denoising, Wants, updates
+from vqclip.backends.diffusion import Denoising
 from vqclip.backends.kandinsky import KandinskyBackend
 from vqclip.backends.kandinsky_prior import Kandinsky, Memory
 from vqclip.backends.stable_diffusion import StableDiffusionBackend
 from vqclip.config import Config
 from vqclip.job import InputError
+from vqclip.models.likeness import sketch_files
 from vqclip.place import Made, Place
 from vqclip.preflight import check_files
-from vqclip.record.pace import plan
 from vqclip.starter.reading import Read
 
 SIDE = 512  # px: a picture to blend in is cut to this square; image encoders see at most 378
@@ -36,7 +36,7 @@ def make_kandinsky(config: Config, place: Place, also: list[Path]) -> Callable[[
         "prior": section.prior, "inpaint": str(section.inpaint)
     }  # fmt: skip
     opened = {part: _open_part(source, part, place) for part, source in sources.items()}
-    (open_prior, prior_name, prior_hashes, read), (open_decoder, name, hashes, _) = opened.values()
+    (open_prior, prior_name, prior_hashes, read, eyes), (open_decoder, name, hashes, *_) = opened.values()
     settings = Kandinsky(
         prior_steps=section.prior_steps,
         prior_guidance=section.prior_guidance,
@@ -59,21 +59,24 @@ def make_kandinsky(config: Config, place: Place, also: list[Path]) -> Callable[[
             dtype=place.dtype,
             prior_name=prior_name,
             memory=memory,
-            wants=_wants(config, denoising),
         )
-        return Made(backend, prior_hashes | hashes, (prior_name, name), (read,) if read else ())
+        return Made(backend, prior_hashes | hashes, (prior_name, name), (read,) if read else (), eyes)
 
     return finish
 
 
-def _open_part(source: str, part: str, place: Place) -> tuple[Callable[[], Any], str, dict[str, str], Read | None]:
-    """How to open the prior or the decoder (kept once opened), its name; of starter files SHA-256 and reader too."""
+def _open_part(
+    source: str, part: str, place: Place
+) -> tuple[Callable[[], Any], str, dict[str, str], Read | None, dict[str, str]]:
+    """How to open the prior or the decoder (kept once opened), its name, SHA-256 and reader of starter files, eyes."""
     if source == "starter":
         starter = kandinsky_starter.find_prior() if part == "prior" else kandinsky_starter.find_decoder()
-        return cache(lambda: starter.open(dtype=place.dtype)), starter.name, dict(starter.hashes), starter.read
+        known = starter.name, dict(starter.hashes), starter.read, dict(starter.eyes)
+        return cache(lambda: starter.open(dtype=place.dtype)), *known
     found = kandinsky_files.find(source, part, place.note)  # type: ignore[arg-type]  # one of its three parts
     opener = kandinsky_files.open_prior if part == "prior" else kandinsky_files.open_decoder
-    return cache(lambda: opener(found, dtype=place.dtype)), found.name, {}, None
+    eyes = {"image encoder": sketch_files(found.folder / f"{found.prefix}image_encoder")} if part == "prior" else {}
+    return cache(lambda: opener(found, dtype=place.dtype)), found.name, {}, None, eyes
 
 
 def make_stable_diffusion(config: Config, place: Place, also: list[Path]) -> Callable[[Tensor | None], Made]:
@@ -95,7 +98,6 @@ def make_stable_diffusion(config: Config, place: Place, also: list[Path]) -> Cal
             denoising=denoising,
             offload=section.offload,
             too_long=config.too_long,
-            wants=_wants(config, denoising),
         )
         return Made(backend, models.hashes, (models.name,))
 
@@ -123,9 +125,3 @@ def _denoising(config: Config, section: Any, image: Tensor | None) -> Denoising:
         mask=picture(mask, config.size)[:, :1] if mask else None,
     )
 
-
-def _wants(config: Config, denoising: Denoising) -> Wants:
-    """Which steps are worth a decode: those that the video is made of and those that the judge scores."""
-    total, shown, scored = updates(denoising), config.video, config.score_every
-    frames = plan(total, seconds=shown.seconds, fps=shown.fps, every=shown.every, hold=shown.hold)
-    return lambda index: frames.wants(index, total) or bool(scored and config.judge and index % scored == 0)

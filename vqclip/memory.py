@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 import torch
@@ -50,13 +49,18 @@ def held(device: torch.device) -> tuple[int, int]:
     return most, most
 
 
-def forget_peak(device: torch.device) -> None:
-    """Let the second number of `held` begin anew from what is held now, where the system allows that."""
+def forget_peak(device: torch.device) -> bool:
+    """Let the second number of `held` begin anew from what is held now; False where the system does not allow that."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-        return
-    with suppress(OSError):  # Linux: 5 resets VmHWM (proc(5), clear_refs)
+        return True
+    if device.type != "cpu":
+        return False
+    try:  # Linux: 5 resets VmHWM (proc(5), clear_refs)
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return False
+    return True
 
 
 def gigabytes(size: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -25,10 +25,12 @@ class Place:
 class Made:
     """A backend, the SHA-256 of its weights by role and the names of its models for people.
 
-    `readers` tell how the models that steer read a text.
+    `readers` tell how the models that steer read a text. `eyes`: sketches, as of `models.likeness`, of the CLIPs that
+    look at pictures or stand for them, by role.
     """
 
     backend: Backend
     hashes: Mapping[str, str]
     models: tuple[str, ...]
     readers: tuple[Callable[[str], Reading], ...] = ()
+    eyes: Mapping[str, str] = field(default_factory=dict)

@@ -83,12 +83,15 @@ def make_picture(
     *,
     stop: threading.Event,
     number: tuple[int, int],
+    shared: bool = False,
 ) -> Result:
     """One picture in a run folder of its own, with its page.
 
     Args:
         single: a complete config of one picture. text: the config as the user gave it.
         stop: set by a signal. number: which picture this is, of how many.
+        shared: the process also works for others, so that the memory which it holds says nothing of this picture;
+            on CUDA it is counted by tensors, which does.
     """
     job, digest = job_of(single), configs.digest(single)
     for notice in studio.notices(job):
@@ -97,7 +100,7 @@ def make_picture(
     folders.write_text(place / "config.yaml", text)
     folders.write_text(place / "config.resolved.yaml", configs.to_yaml(single))
     progress.begin(job, place, number[1], number[0])
-    result = _record(single, job, studio, place=place, progress=progress, stop=stop)
+    result = _record(single, job, studio, place=place, progress=progress, stop=stop, shared=shared)
     write_run_page(place)
     progress.end(result)
     return result
@@ -167,7 +170,7 @@ def _mapping(value: object, picture: Path) -> Mapping[str, Any]:
 
 
 def _record(
-    config: Config, job: Job, studio: Studio, *, place: Path, progress: Progress, stop: threading.Event
+    config: Config, job: Job, studio: Studio, *, place: Path, progress: Progress, stop: threading.Event, shared: bool
 ) -> Result:
     """One picture: the backend works, the recorder writes, the judge looks."""
     judge = studio.judge_of(job)
@@ -196,10 +199,10 @@ def _record(
             raise Interrupted(place)
 
     device = torch.device(studio.facts["device"])
-    forget_peak(device)
+    its_own = forget_peak(device) and not (shared and device.type == "cpu")
     with recorder:
         result = studio.backend.generate(job, on_step)
-        peak = held(device)[1]
+        peak = held(device)[1] if its_own else None
         result = replace(result, folder=place, verdict=judge.judge(result.image) if judge else None)
         recorder.finish(result, facts={**result.facts, "peak_memory_bytes": peak, "changed": _changed(config)})
     return result

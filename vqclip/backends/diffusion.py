@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
+import torch
 from torch import Tensor
 
 from vqclip.backends import OnStep
@@ -32,7 +33,6 @@ SCHEDULERS = {
 
 TRAINED_STEPS = 1000  # of the noise schedule that these models learned; none can be used twice
 
-Wants = Callable[[int], bool]
 OnStepEnd = Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]  # of diffusers; must return the dictionary
 
 
@@ -170,30 +170,47 @@ def clean(scheduler: Any, model_output: Tensor, timestep: Any, *, sample: Tensor
     raise InputError(f"scheduler: prediction type {scheduler.config.prediction_type!r} is not known here")
 
 
+class Guess(Step):
+    """A step whose picture is decoded when somebody first looks: a run without a film looks at the last one alone."""
+
+    def __init__(self, index: int, total: int, decode: Callable[[], Tensor]) -> None:
+        vars(self).update(index=index, total=total, terms={}, decode=decode)
+
+    decode: Callable[[], Tensor]
+
+    @functools.cached_property
+    def image(self) -> Tensor:
+        """(3, H, W) float32 in [0, 1], as the network sees the picture so far."""
+        with torch.no_grad():
+            return self.decode().detach()
+
+
 def to_steps(
     watch: Watch,
     decode: Callable[[Tensor], Tensor],
     on_step: OnStep,
     *,
     total: int,
-    wants: Wants = lambda _index: True,
     start: Tensor | None = None,
 ) -> OnStepEnd:
     """A `callback_on_step_end` that reports Steps 0 .. `total` - 1; the caller reports the result as the last.
 
     Step k shows the clean picture that the network sees in the latent after k updates, step 0 the one it
     sees in pure noise, or `start` (1, 3, H, W) where a picture was given. `decode` turns a latent into
-    (3, H, W) float32 in [0, 1] of the size of the result. Steps for which `wants(index)` is False are
-    neither decoded nor reported. What `on_step` raises passes through the pipeline.
+    (3, H, W) float32 in [0, 1] of the size of the result; it is asked only for steps whose `image` is looked at, for
+    one decode costs about as much as one update, and far more where the unet leaves the accelerator for it. What
+    `on_step` raises passes through the pipeline.
     """
 
     def on_step_end(pipe: Any, call: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         index = call - (pipe.num_timesteps - total)  # PNDM asks the network once more than it has steps
-        if 0 <= index < total and wants(index):
+        if 0 <= index < total:
             seen = watch.pred
             assert seen is not None
-            image = decode(seen) if start is None or index > 0 else start[0].detach().float()
-            on_step(Step(index, total, image.detach(), {}))
+            if index == 0 and start is not None:
+                on_step(Step(0, total, start[0].detach().float(), {}))
+            else:
+                on_step(Guess(index, total, functools.partial(decode, seen)))
         return tensors
 
     return on_step_end

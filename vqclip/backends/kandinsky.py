@@ -7,7 +7,6 @@ Text-to-image, image-to-image and inpainting, one picture at a time. Does not fi
 from __future__ import annotations
 
 import gc
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,9 +17,9 @@ from torch import Tensor
 
 from vqclip.backends import OnStep
 from vqclip.backends.canvas import Canvas
+from vqclip.backends.clock import Clock
 from vqclip.backends.diffusion import (
     Denoising,
-    Wants,
     Watch,
     at_work,
     exact_strength,
@@ -46,8 +45,6 @@ class KandinskyBackend:
             to `dtype` and moved to `device` in place.
         prior_name: names the prior's weights; needed to share `memory` between backends.
         memory: of embeddings, the backend's own where none is given.
-        wants: says which steps are worth decoding (see `to_steps`); one decode costs about as much as one
-            update, and with `offload` far more, since the unet leaves the accelerator for it.
 
     Raises:
         InputError: a scheduler that Kandinsky cannot use, offload without an accelerator.
@@ -64,7 +61,6 @@ class KandinskyBackend:
         dtype: torch.dtype,
         prior_name: str = "",
         memory: Memory | None = None,
-        wants: Wants = lambda _index: True,
     ) -> None:
         if denoising.scheduler not in SCHEDULERS:
             raise InputError(f"scheduler: {denoising.scheduler!r}; Kandinsky allows {', '.join(SCHEDULERS)}")
@@ -75,7 +71,6 @@ class KandinskyBackend:
         self.settings, self.denoising, self.device, self.dtype = settings, denoising, device, dtype
         self._memory = Memory() if memory is None else memory
         self._prior_name = f"{prior_name}/{dtype}/{device.type}"
-        self._wants = wants
         auto = "keep" if device.type == "cpu" else "park"
         idle = auto if settings.idle == "auto" else settings.idle
         place = _Place(device, dtype, offload=settings.offload, idle=idle)
@@ -91,8 +86,9 @@ class KandinskyBackend:
         self._canvas(job, STRIDE)
 
     def generate(self, job: Job, on_step: OnStep) -> Result:
-        """Draw one picture; `on_step` sees the wanted steps and the result. Result.facts says how it was made."""
-        begun = time.perf_counter()
+        """Draw one picture; `on_step` sees every step and the result. Result.facts says how it was made."""
+        clock = Clock(self.device)
+        report = clock.outside(on_step)
         total = updates(self.denoising)
         asked = question(job, self.settings)
         key = asked.key(self._prior_name)
@@ -100,18 +96,22 @@ class KandinskyBackend:
         cached = pair is not None
         if pair is None:
             self._decoder.rest()
+            with clock.paused():
+                self._prior.open()
             pair = ask(self._prior.ready(), asked, self.device)
             self._memory.keep(key, pair)
         self._prior.rest()
+        with clock.paused():
+            self._decoder.open()
         seed = job.rng("decoder").initial_seed()
-        image, facts = self._decode(job, pair.to(self.device, self.dtype), on_step, total=total)
-        on_step(Step(total, total, image, {}))
+        image, facts = self._decode(job, pair.to(self.device, self.dtype), report, total=total)
+        report(Step(total, total, image, {}))
         told = {
             "prior": asked.facts() | {"cached": cached},
             "decoder": {"seed": seed, "steps": self.denoising.steps, "updates": total} | facts,
             "ignored": unsaid(job),
         }
-        return Result(job, image.cpu(), {}, total, time.perf_counter() - begun, facts=told)
+        return Result(job, image.cpu(), {}, total, clock.seconds, facts=told)
 
     @property
     def _mode(self) -> str:
@@ -159,7 +159,7 @@ class KandinskyBackend:
                 guidance_scale=self.denoising.guidance,
                 generator=job.rng("decoder"),
                 output_type="latent",
-                callback_on_step_end=to_steps(watch, draw, on_step, total=total, wants=self._wants, start=canvas.start),
+                callback_on_step_end=to_steps(watch, draw, on_step, total=total, start=canvas.start),
                 **self._given(canvas),
             ).images
             image = draw(latent)
@@ -211,6 +211,10 @@ class _Worker:
     def opened(self) -> Any:
         """The pipeline, wherever its networks are."""
         return self._open()
+
+    def open(self) -> None:
+        """Load it unless it is there, so that what comes next works and reads no files."""
+        _ = self.opened
 
     def ready(self) -> Any:
         """The pipeline with its networks in one precision, on the device or offloaded from it."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vqclip.backends.diffusion import quiet
 from vqclip.job import WeightsError
-from vqclip.models import clip, convert, weights
+from vqclip.models import clip, convert, likeness, weights
 from vqclip.models.weights import Weights
 from vqclip.starter.reading import Read
 
@@ -80,13 +80,14 @@ class Starter:
     """One half of the small Kandinsky, read and not yet built.
 
     name: for people and as the key of what was made with it. hashes: SHA-256 of its files, by part. read: how its
-        guide reads a text, None for the half that reads none.
+        guide reads a text, None for the half that reads none. eyes: sketches of the CLIP among them.
     """
 
     name: str
     hashes: Mapping[str, str]
     build: Callable[[], Any]
     read: Read | None = None
+    eyes: Mapping[str, str] = field(default_factory=dict)
 
     def open(self, *, dtype: torch.dtype = torch.float32, device: torch.device = _CPU) -> Any:
         """The ready pipeline: a KandinskyV22PriorPipeline or a KandinskyV22Pipeline.
@@ -115,7 +116,8 @@ def find_prior(prior: str = PRIOR, guide: str = GUIDE) -> Starter:
         raise WeightsError(f"{file.path}: was trained with another guide than {seer.path}; the two belong together")
     hashes = {"prior": file.sha256, "guide": seer.sha256}
     read = clip.reading_of(seer.state.get("token_ids"))
-    return Starter(file.name, hashes, lambda: _build_prior(file, arguments, seer, read), read)
+    eyes = {"guide": likeness.sketch(seer.state)}
+    return Starter(file.name, hashes, lambda: _build_prior(file, arguments, seer, read), read, eyes)
 
 
 def find_decoder(unet: str = UNET, movq: str = MOVQ) -> Starter:

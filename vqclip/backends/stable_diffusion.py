@@ -6,7 +6,6 @@ Text-to-image and image-to-image, one picture at a time. Does not find or read w
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,9 +14,9 @@ from torch import Tensor
 
 from vqclip.backends import OnStep
 from vqclip.backends.canvas import Canvas
+from vqclip.backends.clock import Clock
 from vqclip.backends.diffusion import (
     Denoising,
-    Wants,
     Watch,
     at_work,
     exact_strength,
@@ -50,8 +49,6 @@ class StableDiffusionBackend:
         denoising: any scheduler; without a mask.
         offload: keep each network on the GPU only while it works.
         too_long: "error" refuses a prompt of more than 75 tokens, "truncate" cuts it off.
-        wants: says which steps are worth decoding (see `to_steps`); one decode costs about as much as one
-            update, and with `offload` far more, since the unet leaves the GPU for it.
 
     Raises:
         InputError: a mask, less than one update, another value of `too_long`, offload without a GPU.
@@ -65,7 +62,6 @@ class StableDiffusionBackend:
         denoising: Denoising = DEFAULTS,
         offload: bool = False,
         too_long: str = "error",
-        wants: Wants = lambda _index: True,
     ) -> None:
         if denoising.mask is not None:
             raise InputError("mask: Stable Diffusion 1.5 draws whole pictures here; the Kandinsky backend takes a mask")
@@ -75,7 +71,6 @@ class StableDiffusionBackend:
             raise InputError("offload: there is nothing to offload from on the CPU; it needs a GPU as the device")
         updates(denoising)
         self.models, self.denoising, self.device, self._too_long = models, denoising, device, too_long
-        self._wants = wants
         self._pipe = models.pipeline(from_picture=denoising.image is not None)
         self._pipe.scheduler = _scheduler(denoising.scheduler, self._pipe.scheduler)
         with quiet():
@@ -94,13 +89,14 @@ class StableDiffusionBackend:
                 self._check_length(text)
 
     def generate(self, job: Job, on_step: OnStep) -> Result:
-        """Draw one picture; `on_step` sees the wanted steps and the result. Result.facts says how it was made."""
-        begun = time.perf_counter()
+        """Draw one picture; `on_step` sees every step and the result. Result.facts says how it was made."""
+        clock = Clock(self.device)
+        report = clock.outside(on_step)
         self.check(job)
         given, total = self.denoising, updates(self.denoising)
         canvas = Canvas(job.size, self._pipe.vae_scale_factor, self._pipe.vae_scale_factor, image=given.image)
-        image = self._draw(job, canvas, on_step, total=total)
-        on_step(Step(total, total, image, {}))
+        image = self._draw(job, canvas, report, total=total)
+        report(Step(total, total, image, {}))
         include, exclude = _wordings(job)
         facts = {
             "mode": "text-to-image" if given.image is None else "image-to-image",
@@ -111,7 +107,7 @@ class StableDiffusionBackend:
             "precision": str(self._pipe.dtype).removeprefix("torch."), "ignored": _unsaid(job),
         }  # fmt: skip
         strength = {} if given.image is None else {"strength": given.strength}
-        return Result(job, image.cpu(), {}, total, time.perf_counter() - begun, facts=facts | strength)
+        return Result(job, image.cpu(), {}, total, clock.seconds, facts=facts | strength)
 
     @torch.no_grad()
     def _draw(self, job: Job, canvas: Canvas, on_step: OnStep, *, total: int) -> Tensor:
@@ -130,9 +126,7 @@ class StableDiffusionBackend:
                 guidance_scale=self.denoising.guidance,
                 generator=job.rng("noise"),
                 output_type="latent",
-                callback_on_step_end=to_steps(
-                    watch, decode, on_step, total=total, wants=self._wants, start=canvas.start
-                ),
+                callback_on_step_end=to_steps(watch, decode, on_step, total=total, start=canvas.start),
             ).images
             image = decode(latent)
         pipe.maybe_free_model_hooks()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,6 +12,7 @@ from torch import Tensor
 from vqclip import losses
 from vqclip.annealing import CALM, Annealing, Levels
 from vqclip.backends import OnStep, joined
+from vqclip.backends.clock import Clock
 from vqclip.backends.race import leaders
 from vqclip.backends.starts import enlarge, half, smooth_colours
 from vqclip.backends.wishes import Guidance, areas
@@ -180,12 +180,13 @@ class VQGANBackend:
         )
 
     def generate(self, job: Job, on_step: OnStep) -> Result:
-        """Run all steps, calling `on_step` at each, and return the last picture."""
-        begun = time.perf_counter()
+        """Run all steps, calling `on_step` at each, and return the last picture; its seconds are those of the steps."""
+        clock = Clock(self.generator.device)
+        report = clock.outside(on_step)
         for step in self.steps(job):
-            on_step(step)
+            report(step)
         terms = {name: float(value) for name, value in step.terms.items()}
-        return Result(job, step.image.cpu(), terms, step.index, time.perf_counter() - begun)
+        return Result(job, step.image.cpu(), terms, step.index, clock.seconds)
 
     def _wishes(self, job: Job, *, settled: int) -> losses.Losses:
         """What the guides are to see, embedded once for all parts of a run."""

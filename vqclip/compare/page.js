@@ -67,21 +67,29 @@ function together(scope) {
 
 /** The slider: two pictures that stand on the page anyway, one above the other. */
 function slide(section) {
-  const [row, left, right, cut, stage, none] =
-    ["slide-row", "slide-left", "slide-right", "slide-cut", "stage", "stage-none"].map((id) => document.getElementById(id));
-  if (left.options.length < 2) return;
-  right.selectedIndex = 1;
+  const [row, left, right, cut, stage] =
+    ["slide-row", "slide-left", "slide-right", "slide-cut", "stage"].map((id) => document.getElementById(id));
+  if (!row.options.length) return;
   section.hidden = false;
-  const find = (choice) =>
-    document.querySelector(`img[data-row="${Number(row.value)}"][data-variant="${Number(choice.value)}"]`);
+  row.parentElement.hidden = row.options.length < 2;
+  const find = (variant) =>
+    document.querySelector(`img[data-row="${Number(row.value)}"][data-variant="${Number(variant)}"]`);
 
+  /** Offer what this row has; what was chosen stays where it can, and the two sides differ at first. */
+  function offer() {
+    const there = [...left.options].filter((option) => find(option.value)).map((option) => option.index);
+    for (const [choice, fallback] of [[left, there[0]], [right, there.find((place) => place !== left.selectedIndex)]]) {
+      for (const option of choice.options) option.hidden = option.disabled = !there.includes(option.index);
+      if (choice.selectedOptions[0].disabled || (choice === right && choice.selectedIndex === left.selectedIndex)) {
+        choice.selectedIndex = fallback;
+      }
+    }
+    show();
+  }
   function show() {
-    const pictures = [find(left), find(right)];
-    none.hidden = pictures.every(Boolean);
-    for (const [index, id] of ["stage-left", "stage-right"].entries()) {
-      const target = document.getElementById(id);
-      target.hidden = !pictures[index];
-      if (pictures[index]) [target.src, target.alt] = [pictures[index].src, pictures[index].alt];
+    for (const [choice, id] of [[left, "stage-left"], [right, "stage-right"]]) {
+      const [picture, target] = [find(choice.value), document.getElementById(id)];
+      [target.src, target.alt] = [picture.src, picture.alt];
     }
     move();
   }
@@ -92,9 +100,10 @@ function slide(section) {
     document.getElementById("name-right").textContent = second;
     cut.setAttribute("aria-valuetext", `${cut.value} % ${first}, ${100 - cut.value} % ${second}`);
   }
-  for (const choice of [row, left, right]) choice.addEventListener("change", show);
+  row.addEventListener("change", offer);
+  for (const choice of [left, right]) choice.addEventListener("change", show);
   cut.addEventListener("input", move);
-  show();
+  offer();
 }
 
 for (const scope of document.querySelectorAll("[data-films]")) together(scope);

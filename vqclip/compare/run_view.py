@@ -205,6 +205,7 @@ def _told(facts: Facts, job: Facts) -> list[tuple[str, str]]:
         ("size", " \u00d7 ".join(str(side) for side in sides)),
         ("steps", "" if steps is None else f"{steps} of {asked_for}" if cut_short else str(steps)),
         ("time", "" if seconds is None else wording.duration(seconds)),
+        ("in all", "" if (wall := facts.number("wall_seconds")) is None else wording.duration(wall)),
         ("pace", pace),
         ("seed", str(seed) if (seed := job.whole("seed")) is not None else ""),
         ("computed on", ", ".join(word for word in where if word)),

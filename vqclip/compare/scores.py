@@ -16,10 +16,8 @@ from torch.nn import functional as F
 
 from vqclip.job import Verdict
 
-METRICS: Final = (
-    "top1", "top5", "margin", "exclude_margin", "diversity", "ms_ssim", "seconds", "steps_per_second",
-    "peak_memory_bytes",
-)  # fmt: skip
+METRICS: Final = ("top1", "top5", "margin", "exclude_margin", "diversity", "ms_ssim", "seconds", "peak_memory_bytes")
+SHARES: Final = frozenset({"top1", "top5"})  # 0 or 1 for each picture
 LOWER_WINS: Final = frozenset({"seconds", "peak_memory_bytes"})
 # Worth little when the judge also steered.
 OF_THE_JUDGE: Final = frozenset({"top1", "top5", "margin", "exclude_margin"})
@@ -31,7 +29,7 @@ _STABLE: Final = (0.01**2, 0.03**2)  # C1 and C2 for a range of values of 1
 
 
 def picture_scores(
-    verdict: Verdict | None, *, seconds: float | None, steps: int | None, peak_memory_bytes: int | None
+    verdict: Verdict | None, *, seconds: float | None, peak_memory_bytes: int | None
 ) -> dict[str, float]:
     """What is known of one picture, by metric; what is not known is left out.
 
@@ -45,8 +43,6 @@ def picture_scores(
         found |= {name: value for name, value in margins.items() if value is not None and math.isfinite(value)}
     if seconds is not None:
         found["seconds"] = seconds
-    if steps is not None and seconds:
-        found["steps_per_second"] = steps / seconds
     if peak_memory_bytes is not None:
         found["peak_memory_bytes"] = float(peak_memory_bytes)
     return found

@@ -17,7 +17,15 @@ import torch
 
 from vqclip.compare.cells import Cell
 from vqclip.compare.finished import Run, read_run
-from vqclip.compare.scores import LOWER_WINS, METRICS, OF_THE_JUDGE, diversity, picture_scores, structural_diversity
+from vqclip.compare.scores import (
+    LOWER_WINS,
+    METRICS,
+    OF_THE_JUDGE,
+    SHARES,
+    diversity,
+    picture_scores,
+    structural_diversity,
+)
 from vqclip.compare.statistics import Key, duel, estimate
 from vqclip.compare.variants import LEFT_OUT, differences, said, settings
 from vqclip.compare.verdicts import Found, JudgeOf, cached, find, judge_name, judged, own_judge, picture
@@ -42,12 +50,14 @@ def summarise(
     created: str,
     judge_of: JudgeOf | None = None,
     judge_sha256: str = "",
+    judge_eye: str = "",
 ) -> dict[str, Any]:
     """The content of report.json as JSON values.
 
     Verdicts are taken from run.json where the same judge file made them, else made from final.png by `judge_of`, whose
     file has the hash `judge_sha256`. Without it the runs' own judge is reported, and diversity by embedding is left
-    out, for there is no model to ask. A score is self-scored when the judge's file is among those that steered.
+    out, for there is no model to ask. A score is self-scored when the judge's file is among those that steered, or
+    when its sketch `judge_eye` is like one of theirs.
 
     Variants and prompts are numbered in the order of their first cell; `seed` of a cell is the seed itself. `folder`
     is relative to `root`. A metric that nothing was measured for has no line in `summary`, a pair of variants
@@ -70,7 +80,7 @@ def summarise(
             raise InputError(f"{one}: the same variant, prompt and seed as {other}")
     ask = cached(judge_of)
     sha256 = judge_sha256 if judge_of else own_judge(found)
-    found = [judged(each, sha256, ask) for each in found]
+    found = [judged(each, sha256, ask, eye=judge_eye) for each in found]
     table = _tabulate(found, ask)
     variants = _variants(found, len(names))
     return {
@@ -113,9 +123,7 @@ def _tabulate(found: Sequence[Found], ask: JudgeOf) -> Table:
         run = each.run
         sets.setdefault(each.at, []).append(run)
         against = tuple(text.text for text in run.job.exclude)
-        scores = picture_scores(
-            each.verdict, seconds=run.seconds, steps=run.steps, peak_memory_bytes=run.peak_memory_bytes
-        )
+        scores = picture_scores(each.verdict, seconds=run.seconds, peak_memory_bytes=run.peak_memory_bytes)
         for metric, value in scores.items():
             member = (run.job.seed, against) if metric == "exclude_margin" else run.job.seed
             table[metric].setdefault(variant, {})[prompt, member] = value
@@ -142,14 +150,16 @@ def _spreads(runs: Sequence[Run], ask: JudgeOf) -> dict[str, float | None]:
 def _summary(table: Table) -> Iterable[dict[str, Any]]:
     for metric, variants in table.items():
         for variant, values in sorted(variants.items()):
-            if (found := estimate(values)) is not None:
+            if (found := estimate(values, share=metric in SHARES)) is not None:
                 yield {"variant": variant, "metric": metric, **asdict(found)}
 
 
 def _pairs(table: Table, self_scored: Sequence[bool]) -> Iterable[dict[str, Any]]:
     for metric, variants in table.items():
         for first, second in combinations(sorted(variants), 2):
-            found = duel(variants[first], variants[second], lower_wins=metric in LOWER_WINS)
+            found = duel(
+                variants[first], variants[second], share=metric in SHARES, lower_wins=metric in LOWER_WINS
+            )
             if found is None:
                 continue
             if metric in OF_THE_JUDGE and (self_scored[first] or self_scored[second]):
@@ -222,7 +232,6 @@ def _prompt(jobs: Sequence[Job]) -> dict[str, Any]:
 
 def _cell(found: Found, root: Path) -> dict[str, Any]:
     verdict, run = found.verdict, found.run if found.status == "done" else None
-    seconds, steps = (run.seconds, run.steps) if run else (None, None)
     return {
         "variant": found.at[0],
         "prompt": found.at[1],
@@ -239,8 +248,7 @@ def _cell(found: Found, root: Path) -> dict[str, Any]:
         "parts": {part: list(place) for part, place in verdict.parts.items()} if verdict else {},
         "unjudged": found.refusal or None,
         "self_scored": found.self_scored,
-        "seconds": seconds,
-        "steps": steps,
-        "steps_per_second": steps / seconds if steps is not None and seconds else None,
+        "seconds": run.seconds if run else None,
+        "steps": run.steps if run else None,
         "peak_memory_bytes": run.peak_memory_bytes if run else None,
     }

@@ -42,18 +42,23 @@ SHOWN: Final[dict[str, Metric]] = {
     ),
     "diversity": Metric("Diversity to the judge", "one minus similarity between seeds", number, number),
     "ms_ssim": Metric("Diversity in structure", "one minus MS-SSIM between seeds", number, number),
-    "seconds": Metric("Time", "of one picture; less is better", duration, duration),
-    "steps_per_second": Metric("Steps a second", "more is better", number, number),
+    "seconds": Metric("Time", "computing one picture; less is better", duration, duration),
     "peak_memory_bytes": Metric("Peak memory", "less is better", size, size),
 }
 
 
 @dataclass(frozen=True)
-class Variant:
-    """One way of making pictures; `colour` is the same everywhere on the page."""
+class Column:
+    """What pictures of one place on the page have in common; `colour` is the same everywhere on it."""
 
     name: str
     colour: int
+
+
+@dataclass(frozen=True)
+class Variant(Column):
+    """One way of making pictures."""
+
     backend: str
     self_scored: bool
     differences: dict[str, str]
@@ -95,6 +100,7 @@ class Duel:
     difference: str
     decided: bool
     winner: Variant | None
+    prompts: int  # that both drew
 
 
 def variant(facts: Facts, place: int) -> Variant:
@@ -124,7 +130,8 @@ def duel(facts: Facts, variants: list[Variant]) -> Duel:
     low, high = facts.number("low"), facts.number("high")
     rate = _with_interval(facts, "win_rate", "win_low", "win_high", percent)
     shown = wording.signed(gap, metric.gap) + _interval(low, high, lambda value: wording.signed(value, metric.gap))
-    return Duel(first, second, metric, " : ".join(map(str, tally)), rate, shown, decided, winner)
+    prompts = facts.whole("prompts") or 0
+    return Duel(first, second, metric, " : ".join(map(str, tally)), rate, shown, decided, winner, prompts)
 
 
 def pairings(duels: list[Duel]) -> list[list[Duel]]:

@@ -67,7 +67,7 @@ def _made_by(run: Run) -> str:
 
 
 def steering(weights: Mapping[str, str]) -> dict[str, str]:
-    """The hashes of the models that take part in making a picture: all but the judge's."""
+    """By role what tells the models that take part in making a picture: of all but the judge's."""
     return {role: value for role, value in weights.items() if role != "judge"}
 
 

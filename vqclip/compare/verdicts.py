@@ -17,6 +17,7 @@ from vqclip.compare.judge import Judge
 from vqclip.compare.variants import steering
 from vqclip.document import clean
 from vqclip.job import InputError, Job, Verdict
+from vqclip.models.likeness import alike
 
 JudgeOf = Callable[[Job], Judge | None]
 
@@ -78,15 +79,17 @@ def own_judge(found: Sequence[Found]) -> str:
     return next(iter(by), "")
 
 
-def judged(found: Found, sha256: str, ask: JudgeOf) -> Found:
+def judged(found: Found, sha256: str, ask: JudgeOf, *, eye: str = "") -> Found:
     """With the verdict of the judge `sha256`, made or remembered; without pictures only what steered is looked at.
 
-    A verdict by older rules, which asked something else, is made anew where there is a judge to ask.
+    A verdict by older rules, which asked something else, is made anew where there is a judge to ask. `eye`: the
+    judge's sketch, where it is known.
     """
     run = found.run
     if run is None or not sha256:
         return found
-    verdict, refusal, steered = None, "", sha256 in steering(run.weights).values()
+    steered = sha256 in steering(run.weights).values() or _saved_again(run, eye)
+    verdict, refusal = None, ""
     if found.status == "done":
         verdict = run.verdict if run.weights.get("judge") == sha256 else None
         steered = steered or (verdict is not None and verdict.self_scored)
@@ -94,6 +97,12 @@ def judged(found: Found, sha256: str, ask: JudgeOf) -> Found:
             verdict, refusal = judge.judge(picture(run)), judge.refusal
         verdict = verdict and replace(verdict, self_scored=steered)
     return replace(found, verdict=verdict, self_scored=steered, refusal=refusal)
+
+
+def _saved_again(run: Run, eye: str) -> bool:
+    """Whether one of the CLIPs behind a run is the judge in another file."""
+    mine = eye or run.eyes.get("judge", "")
+    return any(alike(mine, each) for each in steering(run.eyes).values()) if mine else False
 
 
 def judge_name(found: Sequence[Found], ask: JudgeOf) -> str:

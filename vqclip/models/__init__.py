@@ -21,6 +21,10 @@ class Generator(Protocol):
     """
 
     @property
+    def device(self) -> torch.device:
+        """Where it works."""
+
+    @property
     def stride(self) -> int:
         """Pixels per latent cell, along each axis."""
 

@@ -111,7 +111,9 @@ class Recorder:
         last = step.index == step.total
         scored = self._score is not None and self._score_every > 0 and (last or step.index % self._score_every == 0)
         terms = self._log(step, scored=scored) if scored or last or step.index % self._log_every == 0 else None
-        if last or self._plan.wants(step.index, step.total):
+        # Without a film only a picture that is there already, which a denoiser's guess is not, is previewed.
+        framed = bool(self._formats) or self._keep or "image" in vars(step)
+        if last or (framed and self._plan.wants(step.index, step.total)):
             self._show(step, last=last)
         return terms
 
@@ -235,7 +237,8 @@ class Recorder:
         terms = result.terms if result else self._logged
         return {
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-            "seconds": round(result.seconds if result else time.perf_counter() - self._clock, 4),
+            "seconds": round(result.seconds, 4) if result else None,  # the backend's own
+            "wall_seconds": round(time.perf_counter() - self._clock, 4),  # with frames, video and judge
             "steps": result.steps if result else self._seen.index if self._seen else None,
             "terms": {name: finite(value) for name, value in terms.items()},
             "verdict": asdict(result.verdict) if result and result.verdict else None,
