@@ -27,7 +27,8 @@ def test_the_words_are_those_of_captions() -> None:
 
 @pytest.mark.parametrize("word", COLOURS)
 def test_every_shade_is_called_by_its_word_and_lies_inside_its_region(word: str) -> None:
-    for shade in (*SHADES[word], *([DEEP[word]] if word in DEEP else [])):
+    usual = SHADES[word][:1] if word == "black" else SHADES[word]
+    for shade in (*usual, *DEEP.get(word, ())):
         inside = {other: float(depth(flat(shade), other).mean()) for other in COLOURS}
         assert [other for other, value in inside.items() if value > 0] == [word]
     for shade in SHADES[word]:
@@ -79,3 +80,20 @@ def test_hues_are_called_as_people_call_them() -> None:
     for degrees, word in ((0, "red"), (30, "orange"), (50, "yellow"), (120, "green"), (220, "blue"), (280, "purple")):
         rgb = colorsys.hsv_to_rgb(degrees / 360, 0.85, 0.9)
         assert COLOURS[int(classify(torch.tensor(rgb)))] == word
+
+
+def test_a_dark_ground_with_a_colour_is_no_black_one() -> None:
+    for rgb in ((60, 42, 34), (62, 44, 78), (70, 70, 72)):
+        assert float(depth(flat(rgb), "black").max()) < 0 < float(depth(flat((20, 20, 22)), "black").min())
+
+
+def test_a_term_counts_only_where_its_colour_is() -> None:
+    image = flat(SHADES["white"][0], 64).requires_grad_()
+    loss = losses.where_painted("red", lambda view: view.image.sum(), spare=0.02)
+    value = loss(View(0, image, image))
+    value.backward()
+    assert float(value.detach()) == 0
+    assert image.grad is not None
+    assert not image.grad.any()
+    red = flat(SHADES["red"][0], 64)
+    assert float(loss(View(0, red, red))) == pytest.approx(float(red.sum()))

@@ -97,10 +97,13 @@ def test_pictures_to_resemble_keep_their_embedding() -> None:
     assert float(terms["image 1"](view)) == pytest.approx(0, abs=1e-6)
 
 
-def roles_at(embeds: Tensor, exclude: Prompt, *, step: int = 5) -> Tensor:
+YELLOW, WHITE = (torch.tensor(rgb).view(1, 3, 1, 1).expand(1, 3, 64, 64) for rgb in ((1.0, 0.82, 0.2), (1.0, 1.0, 1.0)))
+
+
+def roles_at(embeds: Tensor, exclude: Prompt, *, step: int = 5, image: Tensor = YELLOW) -> Tensor:
     """The value of an exclude beside "apple" for pictures of a `Cone`; its gradient goes to `embeds`."""
     job = Job((Prompt("apple"),), (exclude,))
-    view = View(step, torch.zeros(1, 4, 1, 1), torch.zeros(1, 3, 8, 8), [embeds])
+    view = View(step, torch.zeros(1, 4, 1, 1), image, [embeds])
     (term,) = Guidance([Cone()], [1.0], 1.0).roles_off(job, 1.0, settled=5).values()
     return term(view)
 
@@ -122,6 +125,12 @@ def test_an_exclude_is_nothing_where_it_is_not_and_pushes_where_it_is(text: str)
         value.backward()
         assert embeds.grad is not None
         assert (float(value.detach()) > 0.05) == there == bool(embeds.grad.any())
+
+
+def test_a_colour_that_no_pixel_has_is_not_pushed_whatever_a_guide_sees() -> None:
+    for line in lines("yellow"):
+        assert float(roles_at(line[None], Prompt("yellow"), image=WHITE)) == 0
+    assert float(roles_at(lines("a moon")[:1], Prompt("a moon"), image=WHITE)) > 0
 
 
 def test_an_exclude_leaves_the_include_alone() -> None:

@@ -25,9 +25,11 @@ SHADES: Final = {
     "white": ((250, 250, 250), (232, 235, 238)),
     "grey": ((145, 148, 152), (105, 108, 112), (190, 193, 197)),
 }
-# Deep shades, which a thing is still called by when it shall have none of a colour; names are given by SHADES alone.
+# Deep shades, by which a thing is still called when it shall have none of a colour; names are given by SHADES alone.
+# A dark ground with a colour is no black one: of black's own shades only the deepest counts then.
 DEEP: Final = {
-    "red": (95, 15, 22), "yellow": (150, 125, 30), "green": (20, 60, 35), "blue": (22, 32, 75), "purple": (58, 40, 88),
+    "red": ((95, 15, 22),), "yellow": ((150, 125, 30),), "green": ((20, 60, 35),), "blue": ((22, 32, 75),),
+    "purple": ((58, 40, 88), (66, 46, 72)), "brown": ((62, 42, 32),), "grey": ((70, 70, 74),),
 }  # fmt: skip
 # CIE 15: linear sRGB to XYZ over the D65 white, then L*a*b*.
 TO_XYZ: Final = ((0.4339, 0.3763, 0.1899), (0.2126, 0.7152, 0.0722), (0.0177, 0.1095, 0.8728))
@@ -84,10 +86,9 @@ def _shades() -> tuple[Tensor, Tensor]:
 
 @cache
 def _all_shades() -> tuple[Tensor, Tensor]:
-    """The same with the deep ones."""
-    usual, words = _shades()
-    deep, more = _table(list(DEEP.items()))
-    return torch.cat((usual, deep)), torch.cat((words, more))
+    """The same with the deep ones, and of black the deepest alone."""
+    usual = [(word, shade) for word, shades in SHADES.items() for shade in (shades[:1] if word == "black" else shades)]
+    return _table([*usual, *((word, shade) for word, shades in DEEP.items() for shade in shades)])
 
 
 def _table(named: list[tuple[str, tuple[int, int, int]]]) -> tuple[Tensor, Tensor]:

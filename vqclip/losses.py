@@ -185,6 +185,20 @@ def unpaint(word: str, weight: float, *, spare: float, first: int = 0) -> Loss:
     return term
 
 
+def where_painted(word: str, loss: Loss, *, spare: float) -> Loss:
+    """A term that counts only while more than a share `spare` of the picture's areas is of a colour.
+
+    A guide is never quite sure of a colour; the pixels are.
+    """
+
+    def term(view: View) -> Tensor:
+        with torch.no_grad():
+            there = (depth(_areas(view.image), word) > 0).float().mean() > spare
+        return loss(view) * there
+
+    return term
+
+
 def paint(words: Sequence[str], weight: float, *, first: int = 0) -> Loss:
     """Pull areas into the regions of colour words, each into the nearest: weight x mean distance from it, likewise."""
 

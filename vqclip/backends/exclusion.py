@@ -51,6 +51,10 @@ class Away:
         cosines: Tensor = (logits / self.slopes).clamp(-0.9, 0.9)
         return cosines.acos().square() / 2
 
+    def at(self, distance: float) -> Tensor:
+        """(R,): one spherical distance for all of them."""
+        return torch.full_like(self.slopes, distance)
+
 
 def colours_in(text: str) -> tuple[str, ...]:
     """The colours of a text that names nothing but colours ("yellow", "red and green"), else none."""

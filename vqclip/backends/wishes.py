@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 
 from vqclip import losses
 from vqclip.backends import joined
-from vqclip.backends.exclusion import GONE, THERE, Role, away, colours_in, roles
+from vqclip.backends.exclusion import GONE, THERE, Away, Role, away, colours_in, roles
 from vqclip.job import Job, Prompt
 from vqclip.looks import NAMES as LOOKS
 from vqclip.looks import appear, look_of
@@ -23,7 +24,16 @@ Pictures = Sequence[tuple[Tensor, float]]
 # Weight of the push from "not there" on to "as little of it as can be". With 0.5 a key without a cactus loses its own
 # shape (its rank 3 becomes 18) and a strawberry without a peach hers (1 to 89); with 0.2 none of six did.
 _GENTLE = 0.25
-_SPARE = 0.01  # share of a picture that may be of an excluded colour: a highlight, the rim of an outline
+SPARE = 0.02  # share of a picture that may be of an excluded colour: a highlight, the rim of an outline
+
+
+@dataclass(frozen=True)
+class Push:
+    """How hard a term along directions counts, from which step on, and (K, E) per guide what it leaves alone."""
+
+    weight: float
+    first: int
+    keep: Sequence[Tensor]
 
 
 class Guidance:
@@ -80,27 +90,35 @@ class Guidance:
         replaces both ends.
         """
         terms: Wishes = {}
-        include = [self.said(prompt.text) for prompt in job.include]
-        keep = self._kept(job)
         for prompt in self._read(job.exclude):
-            weight = prompt.weight * factor
-            if weight <= 0:
-                continue
-            said = self.said(prompt.text)
-            found = roles(said, include)
-            ways = [away(guide, found, kept) for guide, kept in zip(self._guides, keep, strict=True)]
-            lines = [way.directions for way in ways]
-            if prompt.stop is None:
-                stops = [way.stops(THERE) for way in ways]
-            else:
-                stops = [torch.full_like(way.slopes, prompt.stop) for way in ways]
-            term = losses.avoid(lines, stops, self._weights, weight=weight, first=settled)
-            if prompt.stop is None and not colours_in(said):
-                ends = [way.stops(GONE) for way in ways]
-                gentle = losses.avoid(lines, ends, self._weights, weight=_GENTLE * weight, first=settled)
-                term = losses.together(term, gentle)
-            terms[_unused(f"exclude: {prompt.text}", terms)] = term
+            if prompt.weight * factor > 0:
+                push = Push(prompt.weight * factor, settled, self._kept(job))
+                terms[_unused(f"exclude: {prompt.text}", terms)] = self._push(job, prompt, push)
         return terms
+
+    def _push(self, job: Job, prompt: Prompt, push: Push) -> losses.Loss:
+        said, include = self.said(prompt.text), [self.said(each.text) for each in job.include]
+        if prompt.stop is not None:
+            return self._along(losses.avoid, roles(said, include), push, lambda way: way.at(float(prompt.stop or 0)))
+        colours = colours_in(said)
+        if not colours:
+            found, gentle = roles(said, include), replace(push, weight=push.weight * _GENTLE)
+            return losses.together(
+                self._along(losses.avoid, found, push, lambda way: way.stops(THERE)),
+                self._along(losses.avoid, found, gentle, lambda way: way.stops(GONE)),
+            )
+        each = (self._along(losses.avoid, roles(word, include), push, lambda way: way.stops(THERE)) for word in colours)
+        return losses.together(
+            *(losses.where_painted(word, term, spare=SPARE) for word, term in zip(colours, each, strict=True))
+        )
+
+    def _along(
+        self, make: Callable[..., losses.Loss], found: Sequence[Role], push: Push, stops: Callable[[Away], Tensor]
+    ) -> losses.Loss:
+        """A term along the directions of roles, up to the stops of each guide."""
+        ways = [away(guide, found, kept) for guide, kept in zip(self._guides, push.keep, strict=True)]
+        lines = [way.directions for way in ways]
+        return make(lines, [stops(way) for way in ways], self._weights, weight=push.weight, first=push.first)
 
     def extras(self, job: Job, factor: float, *, settled: int) -> Wishes:
         """A term for each extra: towards its text, or, for a look or a palette, along what sets it apart from looks.
@@ -113,11 +131,9 @@ class Guidance:
             if not is_look(prompt.text):
                 terms |= self._terms("extras", (prompt,), factor, losses.attract, taken=terms)
             elif prompt.weight * factor > 0 and not any(guide.read(prompt.text).unread for guide in self._guides):
-                keep = self._kept(job)
                 role = Role(prompt.text, tuple(name for name in LOOKS if name != prompt.text))
-                ways = [away(guide, [role], kept) for guide, kept in zip(self._guides, keep, strict=True)]
-                lines, stops = [way.directions for way in ways], [way.stops(THERE) for way in ways]
-                term = losses.approach(lines, stops, self._weights, weight=prompt.weight * factor, first=settled)
+                pull = Push(prompt.weight * factor, settled, self._kept(job))
+                term = self._along(losses.approach, [role], pull, lambda way: way.stops(THERE))
                 terms[_unused(f"extras: {prompt.text}", terms)] = term
         return terms
 
@@ -189,7 +205,7 @@ def areas(
     for prompt in job.exclude:
         for word in colours_in(prompt.text) or colours_in(said(prompt.text)):
             if prompt.weight * exclude > 0:
-                term = losses.unpaint(word, prompt.weight * exclude, spare=_SPARE, first=settled)
+                term = losses.unpaint(word, prompt.weight * exclude, spare=SPARE, first=settled)
                 terms[_unused(f"exclude: {word} (area)", terms)] = term
     for prompt in job.extras:
         palette = colours_in(prompt.text)
