@@ -27,9 +27,9 @@ def test_looks_are_read_from_texts_that_name_nothing_else(text: str, look: str |
 def picture() -> Tensor:
     """A shaded picture (1, 3, 64, 64) of two hues with an edge between them."""
     rng = torch.Generator().manual_seed(0)
-    image = torch.rand(1, 3, 64, 64, generator=rng) * 0.08 + 0.3
-    image[:, 0, :, :40] += 0.25
-    image[:, 2, :, 40:] += 0.2
+    image = torch.rand(1, 3, 64, 64, generator=rng) * 0.08 + 0.2
+    image[:, 0, :, :40] += 0.4
+    image[:, 2, :, 40:] += 0.35
     return image + torch.linspace(0, 0.2, 64).view(1, 1, 64, 1)
 
 

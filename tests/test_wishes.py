@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vqclip.backends.exclusion import Role, away, roles
+from vqclip.backends.exclusion import away, roles
 from vqclip.backends.wishes import Guidance, areas
 from vqclip.job import Job, Prompt, Reading
-from vqclip.looks import NAMES
 from vqclip.losses import View, spherical_distance
 from vqclip.models.clip import ClipPerceptor
 from vqclip.starter import concepts
@@ -197,25 +196,12 @@ def test_extras_of_several_colours_are_a_palette() -> None:
         assert (float(term(View(0, image, image))) == 0) == inside
 
 
-def test_extras_that_are_looks_pull_along_what_makes_them_one_until_it_is_there() -> None:
-    cone, job = Cone(), Job((Prompt("apple"),), (), (Prompt("flat"), Prompt("oil"), Prompt("oil")))
-    terms = Guidance([cone], [1.0], 1.0).extras(job, 1.0, settled=5)
-    assert list(terms) == ["extras: flat", "extras: oil", "extras: oil (2)"]
-    apple = F.normalize(cone.embed_text(["apple"]) - cone.embed_text(concepts()).mean(0), dim=1)
-    (line,) = away(cone, [Role("flat", tuple(name for name in NAMES if name != "flat"))], apple).directions
-    far, there = (View(5, torch.zeros(1), torch.zeros(1, 3, 8, 8), [(sign * line)[None]]) for sign in (-1, 1))
-    assert float(terms["extras: flat"](far)) > 1 > float(terms["extras: flat"](there)) == 0
-    assert float(terms["extras: flat"](View(4, far.latent, far.image, far.embeds))) == 0
-
-
-def test_looks_are_terms_of_the_picture_and_unread_ones_of_it_alone() -> None:
-    class Deaf(Cone):
-        def read(self, text: str) -> Reading:
-            return Reading("", unread=(text,))
-
-    job = Job((Prompt("apple"),), (), (Prompt("flat"),))
-    assert list(areas(job, exclude=1.0, extras=1.0, settled=0)) == ["extras: flat (area)"]
-    assert Guidance([Deaf()], [1.0]).extras(job, 1.0, settled=0) == {}
+def test_looks_are_asked_of_the_picture_and_not_of_a_guide() -> None:
+    job = Job((Prompt("apple"),), (), (Prompt("flat"), Prompt("oil"), Prompt("oil"), Prompt("black and white")))
+    guidance = Guidance([Cone()], [1.0], 1.0)
+    assert list(guidance.extras(job, 1.0)) == ["extras: oil", "extras: oil (2)"]
+    found = areas(job, exclude=1.0, extras=1.0, settled=0)
+    assert list(found) == ["extras: flat (area)", "extras: black and white (area)"]
 
 
 def test_an_exclude_or_extra_of_which_nothing_is_read_does_not_steer() -> None:
@@ -226,5 +212,5 @@ def test_an_exclude_or_extra_of_which_nothing_is_read_does_not_steer() -> None:
     guidance = Guidance([Starter()], [1.0], 1.0)
     job = Job((Prompt("apple"),), (Prompt("zyx"), Prompt("crimson")), (Prompt("zyx"), Prompt("oil")))
     assert list(guidance.roles_off(job, 1.0, settled=0)) == list(guidance.pushes(job, 1.0)) == ["exclude: crimson"]
-    assert list(guidance.extras(job, 1.0, settled=0)) == ["extras: oil"]
+    assert list(guidance.extras(job, 1.0)) == ["extras: oil"]
     assert list(areas(job, exclude=1.0, extras=1.0, settled=0, said=guidance.said)) == ["exclude: red (area)"]

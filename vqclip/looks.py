@@ -54,12 +54,12 @@ def _chroma(image: Tensor) -> Tensor:
 
 
 _LOOKS: Final[dict[str, Measure]] = {
-    "flat": lambda image: 5 * flatness(image),
+    "flat": lambda image: 20 * flatness(image),
     "one colour": hues,
     "vivid": lambda image: _below(_chroma(image), 70),
-    "pastel": lambda image: _below(_light(image), 80) + _above(_chroma(image), 25),
-    "dark": lambda image: _above(_light(image), 25),
-    "bright": lambda image: _below(_light(image), 85),
+    "pastel": lambda image: (_below(_light(image), 75) + _above(_chroma(image), 35)) / 2,
+    "dark": lambda image: _above(_light(image), 45) / 2,
+    "bright": lambda image: _below(_light(image), 80) / 2,
 }
 _ALSO: Final = {
     "flat colours": "flat", "flat design": "flat", "one color": "one colour", "monochromatic": "one colour",

@@ -134,29 +134,15 @@ def avoid(
         weights: one factor >= 0 per perceptor; they are normalised to sum 1.
         weight: factor on the sum over the directions. first: the step at which the push begins.
     """
-    return _direction_term(directions, stops, weights, weight=weight, first=first, sign=1.0)
-
-
-def approach(
-    directions: Sequence[Tensor], stops: Sequence[Tensor], weights: Sequence[float], *, weight: float, first: int = 0
-) -> Loss:
-    """Pull the crops along directions until they are there: weight x mean of max(0, distance - stop), as `avoid`."""
-    return _direction_term(directions, stops, weights, weight=weight, first=first, sign=-1.0)
-
-
-def _direction_term(
-    directions: Sequence[Tensor], stops: Sequence[Tensor], weights: Sequence[float], *, weight: float, first: int,
-    sign: float,
-) -> Loss:  # fmt: skip
     shares = [w / sum(weights) for w in weights]
 
     def term(view: View) -> Tensor:
         total = view.image.new_zeros(())
         if view.step < first:
             return total
-        for share, embeds, ways, stop in zip(shares, view.embeds, directions, stops, strict=True):
-            gap = (sign * (stop - spherical_distance(embeds, ways))).clamp_min(0)  # (N, R)
-            total = total + share * gap.mean(0).sum()
+        for share, embeds, away, stop in zip(shares, view.embeds, directions, stops, strict=True):
+            near = (stop - spherical_distance(embeds, away)).clamp_min(0)  # (N, R)
+            total = total + share * near.mean(0).sum()
         return weight * total
 
     return term

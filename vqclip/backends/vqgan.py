@@ -46,7 +46,7 @@ class Recipe:
     average: decay of the latent's moving average, 0 for none.
     exclude, extras: factors on all exclude and extra prompts; include counts 1.
     roles: whether an exclude is pushed away in every role of its words, each while it is there, and an extra that is a
-        look pulls along what makes it one, or each as its text alone.
+        look is asked of the picture alone, or each as its text.
     area: factor on what is asked of the picture's areas: excluded colours, palettes, looks.
     exclude_stop: spherical distance beyond which an exclude without a stop of its own pushes no more; None for where
         nothing of it is left, and for never without roles.
@@ -202,7 +202,7 @@ class VQGANBackend:
             return losses.Losses(prompts.joined(job, exclude=off, extras=recipe.extras) | pictures, spots)
         pushes = prompts.roles_off(job, off, settled=settled) if recipe.roles else prompts.pushes(job, off)
         extras = (
-            prompts.extras(job, recipe.extras, settled=settled)
+            prompts.extras(job, recipe.extras)
             if recipe.roles
             else prompts.pulls("extras", job.extras, recipe.extras)
         )

@@ -14,7 +14,6 @@ from vqclip import losses
 from vqclip.backends import joined
 from vqclip.backends.exclusion import GONE, THERE, Away, Role, away, colours_in, roles
 from vqclip.job import Job, Prompt
-from vqclip.looks import NAMES as LOOKS
 from vqclip.looks import appear, look_of
 from vqclip.models import Perceptor
 from vqclip.starter import concepts
@@ -99,43 +98,32 @@ class Guidance:
     def _push(self, job: Job, prompt: Prompt, push: Push) -> losses.Loss:
         said, include = self.said(prompt.text), [self.said(each.text) for each in job.include]
         if prompt.stop is not None:
-            return self._along(losses.avoid, roles(said, include), push, lambda way: way.at(float(prompt.stop or 0)))
+            return self._along(roles(said, include), push, lambda way: way.at(float(prompt.stop or 0)))
         colours = colours_in(said)
         if not colours:
             found, gentle = roles(said, include), replace(push, weight=push.weight * _GENTLE)
             return losses.together(
-                self._along(losses.avoid, found, push, lambda way: way.stops(THERE)),
-                self._along(losses.avoid, found, gentle, lambda way: way.stops(GONE)),
+                self._along(found, push, lambda way: way.stops(THERE)),
+                self._along(found, gentle, lambda way: way.stops(GONE)),
             )
-        each = (self._along(losses.avoid, roles(word, include), push, lambda way: way.stops(THERE)) for word in colours)
+        each = (self._along(roles(word, include), push, lambda way: way.stops(THERE)) for word in colours)
         return losses.together(
             *(losses.where_painted(word, term, spare=SPARE) for word, term in zip(colours, each, strict=True))
         )
 
-    def _along(
-        self, make: Callable[..., losses.Loss], found: Sequence[Role], push: Push, stops: Callable[[Away], Tensor]
-    ) -> losses.Loss:
-        """A term along the directions of roles, up to the stops of each guide."""
+    def _along(self, found: Sequence[Role], push: Push, stops: Callable[[Away], Tensor]) -> losses.Loss:
+        """A push off the directions of roles, up to the stops of each guide."""
         ways = [away(guide, found, kept) for guide, kept in zip(self._guides, push.keep, strict=True)]
         lines = [way.directions for way in ways]
-        return make(lines, [stops(way) for way in ways], self._weights, weight=push.weight, first=push.first)
+        return losses.avoid(lines, [stops(way) for way in ways], self._weights, weight=push.weight, first=push.first)
 
-    def extras(self, job: Job, factor: float, *, settled: int) -> Wishes:
-        """A term for each extra: towards its text, or, for a look or a palette, along what sets it apart from looks.
+    def extras(self, job: Job, factor: float) -> Wishes:
+        """A term for each extra that is no look: a look goes with any thing, so the picture alone is asked for it.
 
-        A look goes with any thing, and as a target of its own it pulls the thing out of shape. So it is a direction
-        like those of excludes, and the pull ends where the picture has it. Guides that cannot read it are not asked.
+        As a target of its own it pulls the thing out of shape: the starter guide's "flat" roses are white boxes.
         """
-        terms: Wishes = {}
-        for prompt in self._read(job.extras):
-            if not is_look(prompt.text):
-                terms |= self._terms("extras", (prompt,), factor, losses.attract, taken=terms)
-            elif prompt.weight * factor > 0 and not any(guide.read(prompt.text).unread for guide in self._guides):
-                role = Role(prompt.text, tuple(name for name in LOOKS if name != prompt.text))
-                pull = Push(prompt.weight * factor, settled, self._kept(job))
-                term = self._along(losses.approach, [role], pull, lambda way: way.stops(THERE))
-                terms[_unused(f"extras: {prompt.text}", terms)] = term
-        return terms
+        return self._terms("extras", [each for each in self._read(job.extras) if not is_look(each.text)], factor,
+                           losses.attract)  # fmt: skip
 
     def _kept(self, job: Job) -> list[Tensor]:
         """(K, E) per guide: what the includes pull towards, for directions to leave alone."""
@@ -154,14 +142,13 @@ class Guidance:
         return terms
 
     def _terms(
-        self, kind: str, prompts: Sequence[Prompt], factor: float, make: Callable[..., losses.Loss], *,
-        taken: Wishes | None = None,
-    ) -> Wishes:  # fmt: skip
+        self, kind: str, prompts: Sequence[Prompt], factor: float, make: Callable[..., losses.Loss]
+    ) -> Wishes:
         terms: Wishes = {}
         for prompt in prompts:
             if prompt.weight * factor > 0:
                 term = self._term(self._targets(prompt.text), prompt, factor, make)
-                terms[_unused(f"{kind}: {prompt.text}", terms | (taken or {}))] = term
+                terms[_unused(f"{kind}: {prompt.text}", terms)] = term
         return terms
 
     def _term(
