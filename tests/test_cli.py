@@ -202,7 +202,7 @@ def test_explain_is_a_table_of_origins(tmp_path: Path, capsys: pytest.CaptureFix
     assert re.search(r"^ +\[a whole number from 1 to 4096\]$", allowed)
     assert re.search(r"^seed +4 +override +", table["seed"][0])
     assert re.search(r"^steps +500 +preset reference:\d+ +updates of the latent$", table["steps"][0])
-    assert "[default, reference]" in table["preset"][-1]
+    assert "[default, reference, seed]" in table["preset"][-1]
     assert len(table) > 45
 
 

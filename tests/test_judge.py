@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vqclip.assemble import Once, judge_for
+from vqclip.assemble import judge_for
 from vqclip.compare.judge import Judge
 from vqclip.compare.rivals import rivals
 from vqclip.grammar import parse
@@ -181,16 +181,13 @@ def test_rivals_are_read_aside_and_those_too_long_are_left_out() -> None:
 
 
 def test_a_job_is_judged_by_its_prompts_and_what_cannot_be_read_is_said_once() -> None:
-    said: list[str] = []
-    note = Once(said.append)
-    for _ in range(2):
-        judge_for(Job((Prompt("red"), Prompt("Tokyo"))), Colours(), "test", note=note)
-    assert said == ["no verdict: the judge cannot read Tokyo"]
-    unasked = judge_for(Job((Prompt("red"), Prompt("Tokyo", 0.0))), Colours(), "test", note=note)
+    refusing = judge_for(Job((Prompt("red"), Prompt("Tokyo"))), Colours(), "test")
+    assert refusing.notes == ("no verdict: the judge cannot read Tokyo",)
+    unasked = judge_for(Job((Prompt("red"), Prompt("Tokyo", 0.0))), Colours(), "test")
     verdict = unasked.judge(flat(1.0, 0.0, 0.0))
     assert verdict is not None
     assert verdict.parts["colour"] == (1, 11)
-    assert len(said) == 1
+    assert unasked.notes == ()
 
 
 def test_the_curve_repeats_the_verdict() -> None:

@@ -94,8 +94,11 @@ def test_pictures_to_resemble_become_terms_or_blends(settings: dict[str, Any], t
     plain, _ = made(from_mapping(settings | {"backend": "kandinsky"}, source="test"))
     blended, _ = made(from_mapping(shown | {"backend": "kandinsky"}, source="test"))
     assert not torch.equal(plain.image, blended.image)
+    model = tmp_path / "x.safetensors"
+    model.write_bytes(b"x")
+    other = shown | {"backend": "stable-diffusion", "stable_diffusion": {"model": str(model)}}
     with pytest.raises(InputError, match="images: Stable Diffusion"):
-        made(from_mapping(shown | {"backend": "stable-diffusion", "stable_diffusion": {"model": "x"}}, source="test"))
+        made(from_mapping(other, source="test"))
 
 
 def test_steps_are_those_that_will_run() -> None:

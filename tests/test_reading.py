@@ -190,7 +190,7 @@ def job(*include: str, exclude: Sequence[str] = (), extras: Sequence[str] = ()) 
 def test_each_text_has_one_notice_however_many_read_it() -> None:
     asked = job("a puppy over Tokyo", "apple", exclude=["seven", "apple!"], extras=["a puppy over Tokyo"])
     assert notices(asked, {"guide": [read, read], "judge": [read]}) == [
-        "prompt 'a puppy over Tokyo': puppy is read as dog; Tokyo is not read",
+        "prompt 'a puppy over Tokyo': puppy is read as dog; Tokyo is not read; there is no verdict",
         "prompt 'seven': seven is not read; nothing of it is left",
     ]
 

@@ -183,8 +183,8 @@ def test_words_that_the_judge_cannot_read_leave_no_verdict(weight_files: dict[st
     assert result.folder is not None
     assert result.verdict is None
     said = "no verdict: the judge cannot read Tokyo"
-    assert progress.notes.count(said) == 1
-    assert not any("never saw" in note and "Tokyo" not in note for note in progress.notes)
+    told = [note for note in progress.notes if "Tokyo" in note]
+    assert told == ["prompt 'Tokyo' (judge): Tokyo is not read; nothing of it is left; there is no verdict"]
     facts = json.loads((result.folder / "run.json").read_text())
     assert (facts["status"], facts["verdict"], facts["warnings"]) == ("done", None, [said])
     assert said.capitalize().replace("tokyo", "Tokyo") in (result.folder / "report.html").read_text()

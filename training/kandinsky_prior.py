@@ -28,7 +28,7 @@ from training.kandinsky_loop import follow, machine, spend
 from training.recipes import pace
 from vqclip.backends.kandinsky_starter import PRIOR_NOISE
 from vqclip.backends.kandinsky_starter_eyes import TextEncoder, Tokenizer, text_encoder
-from vqclip.models.clip import build
+from vqclip.models.clip import build, reading_of
 
 SHAPE: dict[str, Any] = {
     "num_attention_heads": 4, "attention_head_dim": 48, "num_layers": 4, "embedding_dim": 256,
@@ -86,8 +86,8 @@ class Run:
 def open_reader(guide: Path, device: torch.device) -> Reader:
     """The texts of an exported guide."""
     state = load_file(guide)
-    model = build(state)
-    return Reader(text_encoder(model).to(device), Tokenizer(state.get("token_ids"), model.context_length, print))
+    model, ids = build(state), state.get("token_ids")
+    return Reader(text_encoder(model).to(device), Tokenizer(ids, model.context_length, reading_of(ids)))
 
 
 def start(

@@ -130,7 +130,7 @@ def _given(origins: Mapping[str, str], config: Config) -> Iterator[str]:
     for key in leaves():
         section, _, name = key.path.rpartition(".")
         values = [tree[section][name] if section else tree[name] for tree in (now, default)]
-        if is_set(origins[key.path]) and values[0] != values[1]:
+        if is_set(origins.get(key.path, "default")) and values[0] != values[1]:
             yield key.path
 
 

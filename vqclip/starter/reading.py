@@ -26,6 +26,7 @@ from vqclip.starter.words import (
 )
 
 LONGEST = 5  # words of a phrase
+_TURNS = 4  # a reading of a reading, and so on
 Read = Callable[[str], Reading]
 
 
@@ -48,6 +49,14 @@ class Reader:
 
     def __call__(self, text: str) -> Reading:
         """What is read of a text: as the captions would say it, where that is clear, and without punctuation."""
+        first = again = self._once(text)
+        for _ in range(_TURNS):  # what fell out may bring together what reads in another way
+            before, again = again, self._once(again.text)
+            if again.text == before.text:
+                break
+        return replace(first, text=again.text)
+
+    def _once(self, text: str) -> Reading:
         items = list(self._match(self._join(list(split(text, self._table.emoji)))))
         for mend in (_count, _measure, _shade, self._tint):
             items = mend(items)
@@ -135,7 +144,7 @@ class Reader:
             if colour and thing and after is not None and after.kind != "unread" and self._knows(colour):
                 made[place] = replace(item, said=colour, kind="colour", changed=True)
             fruit = self._table.things.get(item.plain, "") if item.kind == "colour" and not item.changed else ""
-            if fruit and place and items[place - 1].plain == "an" and not thing and self._all_known(fruit):
+            if fruit and place and items[place - 1].plain in ("an", "one", "1") and not thing and self._all_known(fruit):
                 made[place] = replace(item, said=fruit, kind="name", changed=True)
         return made
 
@@ -301,7 +310,7 @@ def notices(job: Job, readers: Mapping[str, Iterable[Read]]) -> list[str]:
         read = {(role, read(text)): None for role, all_of_it in readers.items() for read in all_of_it}
         differ = len({reading for _, reading in read}) > 1
         for role, reading in read:
-            if said := _remark(reading, drawn=text in includes):
+            if said := _remark(reading, drawn=text in includes and (role == "guide" or not differ)):
                 whose = f" ({role})" if differ else ""
                 judged = text in includes and any(each.unread for by, each in read if by == "judge" and each == reading)
                 lines.append(f"prompt {text[:60]!r}{whose}: {said}{'; there is no verdict' if judged else ''}")
