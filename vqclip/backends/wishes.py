@@ -23,7 +23,7 @@ Pictures = Sequence[tuple[Tensor, float]]
 # Weight of the push from "not there" on to "as little of it as can be". With 0.5 a key without a cactus loses its own
 # shape (its rank 3 becomes 18) and a strawberry without a peach hers (1 to 89); with 0.2 none of six did.
 _GENTLE = 0.25
-SPARE = 0.03  # share of a picture that may be of an excluded colour: a highlight, the rim of an outline, what comes and goes
+SPARE = 0.03  # share of a picture that may be of an excluded colour: a highlight, a rim, what comes and goes
 
 
 @dataclass(frozen=True)

@@ -144,7 +144,8 @@ class Reader:
             if colour and thing and after is not None and after.kind != "unread" and self._knows(colour):
                 made[place] = replace(item, said=colour, kind="colour", changed=True)
             fruit = self._table.things.get(item.plain, "") if item.kind == "colour" and not item.changed else ""
-            if fruit and place and items[place - 1].plain in ("an", "one", "1") and not thing and self._all_known(fruit):
+            alone = bool(place) and items[place - 1].plain in ("an", "one", "1") and not thing
+            if fruit and alone and self._all_known(fruit):
                 made[place] = replace(item, said=fruit, kind="name", changed=True)
         return made
 
