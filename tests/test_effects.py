@@ -20,7 +20,7 @@ def said(*overrides: str) -> list[str]:
 
 
 STARTED = ["start.kind=image", "start.image=a.png"]
-MASKED = ["backend=kandinsky", *STARTED, "kandinsky.mask=m.png"]
+MASKED = ["backend=kandinsky", "size=128,128", *STARTED, "kandinsky.mask=m.png"]
 
 
 @pytest.mark.parametrize(
@@ -30,10 +30,10 @@ MASKED = ["backend=kandinsky", *STARTED, "kandinsky.mask=m.png"]
         (["variants=vqgan"], "variants", "only `compare`"),
         (["kandinsky.steps=3"], "kandinsky.steps", "kandinsky draws nothing here"),
         (["stable_diffusion.guidance=3"], "stable_diffusion.guidance", "stable-diffusion draws nothing here"),
-        (["backend=kandinsky", "steps=3"], "steps", "only the loop of backend vqgan has it"),
-        (["backend=kandinsky", "crops.count=3"], "crops.count", "only the loop"),
+        (["backend=kandinsky", "size=128,128", "steps=3"], "steps", "only the loop of backend vqgan has it"),
+        (["backend=kandinsky", "size=128,128", "crops.count=3"], "crops.count", "only the loop"),
         (["backend=stable-diffusion", "extras=x", "losses.extras=2"], "losses.extras", "joins extras"),
-        (["backend=kandinsky", "start.kind=mean"], "start.kind", "begins with pure noise"),
+        (["backend=kandinsky", "size=128,128", "start.kind=mean"], "start.kind", "begins with pure noise"),
         (["start.kind=noise", "start.image=a.png"], "start.image", "start.kind is another than image"),
         (["start.kind=noise", "start.cells=3"], "start.cells", "only a smooth start"),
         ([*STARTED, "tries=2"], "tries", "a start picture is the only start"),
@@ -48,10 +48,11 @@ MASKED = ["backend=kandinsky", *STARTED, "kandinsky.mask=m.png"]
         (["losses.extras=2"], "losses.extras", "there are no extras"),
         (["exclude=x", "losses.exclude=0"], "exclude", "losses.exclude is 0"),
         (["extras=x", "losses.extras=0"], "extras", "losses.extras is 0"),
-        (["backend=kandinsky", "kandinsky.strength=1"], "kandinsky.strength", "there is no start picture"),
+        (["backend=kandinsky", "size=128,128", "kandinsky.strength=1"],
+         "kandinsky.strength", "there is no start picture"),
         ([*MASKED, "kandinsky.strength=1"], "kandinsky.strength", "from noise"),
         ([*MASKED, "kandinsky.decoder=./d"], "kandinsky.decoder", "kandinsky.inpaint draws"),
-        (["backend=kandinsky", "kandinsky.inpaint=./d"], "kandinsky.inpaint", "there is no mask"),
+        (["backend=kandinsky", "size=128,128", "kandinsky.inpaint=./d"], "kandinsky.inpaint", "there is no mask"),
         (["backend=stable-diffusion", "stable_diffusion.strength=1"], "stable_diffusion.strength", "no start picture"),
         (["judge=none", "score_every=1"], "score_every", "there is no judge"),
         (["video.formats=[]", "video.hold=3"], "video.hold", "video.formats is empty"),
@@ -69,9 +70,9 @@ def test_a_setting_without_effect_is_said_with_its_reason(overrides: list[str], 
         [],
         ["seeds=1", "kandinsky.steps=50", "denoiser.model=none"],  # the defaults, or what has an effect
         ["steps=3", "tries=2", "tries_share=1", "crops.rotate=3", "denoiser.noise=0.5", "start.cells=3", "judge=none"],
-        ["backend=kandinsky", "kandinsky.steps=3", *STARTED, "kandinsky.strength=1"],
+        ["backend=kandinsky", "size=128,128", "kandinsky.steps=3", *STARTED, "kandinsky.strength=1"],
         ["start.kind=backend", "start.backend=kandinsky", "kandinsky.steps=3", "steps=3"],
-        ["backend=kandinsky", "start.kind=backend", "start.backend=vqgan", "tries=2", "coarse=0"],
+        ["backend=kandinsky", "size=128,128", "start.kind=backend", "start.backend=vqgan", "tries=2", "coarse=0"],
         ["exclude=x", "losses.exclude=2", "extras=y", "losses.extras=2", "losses.exclude_stop=1"],
         ["preset=reference"],
         ["preset=reference", "steps=3"],
@@ -98,8 +99,14 @@ def test_settings_that_spoil_a_picture_are_said_where_they_work() -> None:
     (line,) = said("average=0.9")
     assert line.startswith("override: average: the mean of so many latents")
     assert said("average=0.9", "denoiser.model=none") == []
-    (line,) = said("average=0.9", "backend=kandinsky")
+    (line,) = said("average=0.9", "backend=kandinsky", "size=128,128")
     assert "has no effect" in line
+
+
+def test_the_small_kandinsky_is_said_to_know_one_size() -> None:
+    (line,) = said("backend=kandinsky")
+    assert line.startswith("override: backend: the small Kandinsky was trained at 128x128")
+    assert said("backend=kandinsky", "kandinsky.decoder=hub/name") == []
 
 
 def test_of_a_comparison_only_what_no_variant_uses_is_said() -> None:
@@ -114,7 +121,7 @@ def test_prompts_that_contradict_each_other_are_said_once() -> None:
     assert lines == ["'a red apple' is included and excluded; the two pull against each other"]
     loaded = load(None, ["prompts=[{include: a, exclude: a}, {include: a, exclude: a}, b]"])
     assert len(notices(loaded.origins, [loaded.config])) == 1
-    assert "the stop of 'x' has no effect" in "".join(said("backend=kandinsky", "exclude=x:1:2"))
+    assert "the stop of 'x' has no effect" in "".join(said("backend=kandinsky", "size=128,128", "exclude=x:1:2"))
 
 
 def test_a_finished_runs_config_says_nothing_new(tmp_path: Path) -> None:

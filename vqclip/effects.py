@@ -97,6 +97,8 @@ CAUTIONS: tuple[Rule, ...] = (
          lambda c: c.crops.method == "homography" and c.crops.overview == 0 and c.crops.scale[1] <= 0.5),
     Rule(("average",), "the mean of so many latents, each with noise of its own, may be grey",
          lambda c: c.average >= 0.9 and not _undenoised(c)),
+    Rule(("backend", "size"), "the small Kandinsky was trained at 128x128; pictures of other sizes come in pieces",
+         lambda c: c.backend == "kandinsky" and c.kandinsky.decoder == "starter" and c.size != (128, 128)),
 )  # fmt: skip
 
 
