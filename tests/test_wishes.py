@@ -187,11 +187,11 @@ def test_areas_are_of_excluded_colours_alone() -> None:
 
 
 def test_extras_of_several_colours_are_a_palette() -> None:
-    extras = (Prompt("black and white"), Prompt("blue"), Prompt("a blue background"), Prompt("red, yellow", 0.0))
+    extras = (Prompt("red and yellow"), Prompt("blue"), Prompt("a blue background"), Prompt("red, blue", 0.0))
     found = areas(Job((Prompt("apple"),), (), extras), exclude=1.0, extras=1.0, settled=0)
-    assert list(found) == ["extras: black and white (area)"]
+    assert list(found) == ["extras: red and yellow (area)"]
     (term,) = found.values()
-    for rgb, inside in (((0.0, 0.0, 0.0), True), ((1.0, 1.0, 1.0), True), ((0.5, 0.5, 0.5), True), ((1, 0, 0), False)):
+    for rgb, inside in (((0.84, 0.14, 0.16), True), ((1.0, 0.82, 0.2), True), ((0, 0, 1), False), ((1, 1, 1), False)):
         image = torch.tensor(rgb).view(1, 3, 1, 1).expand(1, 3, 64, 64)
         assert (float(term(View(0, image, image))) == 0) == inside
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vqclip.colours import to_lab
-from vqclip.losses import Loss, View, paint
+from vqclip.losses import Loss, View
 
 Measure = Callable[[Tensor], Tensor]
 _EDGE: Final = 0.1  # difference of neighbouring areas, of 1, from which it is an edge and no shading
@@ -54,6 +54,7 @@ def _chroma(image: Tensor) -> Tensor:
 
 
 _LOOKS: Final[dict[str, Measure]] = {
+    "greyscale": lambda image: _above(_chroma(image), 3),
     "flat": lambda image: 20 * flatness(image),
     "one colour": hues,
     "vivid": lambda image: _below(_chroma(image), 70),
@@ -65,16 +66,14 @@ _ALSO: Final = {
     "flat colours": "flat", "flat design": "flat", "one color": "one colour", "monochromatic": "one colour",
     "colourful": "vivid", "colorful": "vivid", "saturated": "vivid", "vivid colours": "vivid", "vivid colors": "vivid",
     "pale": "pastel", "pastel colours": "pastel", "pastel colors": "pastel", "muted": "pastel", "light": "bright",
+    "grayscale": "greyscale", "monochrome": "greyscale", "black-and-white": "greyscale", "black and white": "greyscale",
 }  # fmt: skip
-_GREY: Final = ("greyscale", "grayscale", "monochrome", "black-and-white")
-NAMES: Final = (*_LOOKS, "greyscale")
+NAMES: Final = tuple(_LOOKS)
 
 
 def look_of(text: str) -> str | None:
     """The look that a text names and nothing else ("Flat", "pastel colours"), None where it names none."""
     said = " ".join(text.lower().split()).rstrip(".!")
-    if said in _GREY:
-        return "greyscale"
     said = _ALSO.get(said, said)
     return said if said in _LOOKS else None
 
@@ -85,8 +84,6 @@ def appear(look: str, weight: float, *, first: int = 0) -> Loss:
     Args:
         look: one of `NAMES`. weight: factor on the term. first: the step at which the pull begins.
     """
-    if look == "greyscale":
-        return paint(("black", "white", "grey"), weight, first=first)
     measure = _LOOKS[look]
 
     def term(view: View) -> Tensor:

@@ -185,8 +185,8 @@ def areas(
     """Terms over the picture itself for prompts that name nothing but colours.
 
     An excluded colour leaves the picture's areas, from the step `settled` on: a guide sees colours of things and of
-    grounds, and calls a patch beside the thing neither. An extra of several colours ("black and white") is the palette
-    of all of it, and one that names a look ("flat", "pastel") is that look.
+    grounds, and calls a patch beside the thing neither. An extra of several colours ("red and yellow") is the
+    palette of all of it, and one that names a look ("flat", "black and white") is that look.
     """
     terms: Wishes = {}
     for prompt in job.exclude:
@@ -195,13 +195,10 @@ def areas(
                 term = losses.unpaint(word, prompt.weight * exclude, spare=SPARE, first=settled)
                 terms[_unused(f"exclude: {word} (area)", terms)] = term
     for prompt in job.extras:
-        palette = colours_in(prompt.text)
-        if len(palette) > 1 and prompt.weight * extras > 0:
-            between = ("grey",) if {"black", "white"} <= set(palette) else ()
-            term = losses.paint((*palette, *between), prompt.weight * extras, first=settled)
+        weight, look, palette = prompt.weight * extras, look_of(prompt.text), colours_in(prompt.text)
+        if weight > 0 and (look or len(palette) > 1):
+            term = appear(look, weight, first=settled) if look else losses.paint(palette, weight, first=settled)
             terms[_unused(f"extras: {prompt.text} (area)", terms)] = term
-        elif (look := look_of(prompt.text)) and prompt.weight * extras > 0:
-            terms[_unused(f"extras: {prompt.text} (area)", terms)] = appear(look, prompt.weight * extras, first=settled)
     return terms
 
 
