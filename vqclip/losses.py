@@ -171,13 +171,15 @@ def unpaint(word: str, weight: float, *, spare: float, first: int = 0) -> Loss:
     return term
 
 
-def where_painted(word: str, loss: Loss, *, spare: float) -> Loss:
-    """A term that counts only while more than a share `spare` of the picture's areas is of a colour.
+def where_painted(word: str, loss: Loss, *, spare: float, first: int = 0) -> Loss:
+    """A term that counts only from the step `first` on and while more than a share `spare` of the areas is of a colour.
 
     A guide is never quite sure of a colour; the pixels are.
     """
 
     def term(view: View) -> Tensor:
+        if view.step < first:
+            return view.image.new_zeros(())
         with torch.no_grad():
             there = (depth(_areas(view.image), word) > 0).float().mean() > spare
         return loss(view) * there

@@ -240,7 +240,7 @@ class Config:
     optimizer: Optimizer = Optimizer()
     coarse: float = key(0.7, "share of the steps made at half the size first; 0 = none", low=0.0, high=1.0)
     tries: int = key(3, "starts side by side; the guides' favourite goes on", low=1, high=64)
-    tries_share: float = key(0.35, "share of the steps that all of them run", low=0.0, high=1.0)
+    tries_share: float = key(0.35, "share of the steps all tries run; excludes and looks begin then", low=0.0, high=1.0)
     average: float = key(0.0, "decay of the moving average of latents; 0 = off", low=0.0, below=1.0)
     latent: Latent = Latent()
     denoiser: Denoiser = Denoiser()

@@ -84,21 +84,23 @@ class Guidance:
         """A term for each exclude: away from every role of its words, each while it is there.
 
         The pushes begin at the step `settled`, when the picture has taken its shape: colours that come and go before
-        are no part of it, and a picture without the excluded one comes out as it would have. What is no colour is also
-        pushed gently on: a part of a thing has no clear border between there and gone. A prompt's own stop
+        are no part of it, and a picture without the excluded one comes out nearly as it would have. What is no colour
+        is also pushed gently on: a part of a thing has no clear border between there and gone. A prompt's own stop
         replaces both ends.
         """
         terms: Wishes = {}
+        keep = self._kept(job)
         for prompt in self._read(job.exclude):
             if prompt.weight * factor > 0:
-                push = Push(prompt.weight * factor, settled, self._kept(job))
+                push = Push(prompt.weight * factor, settled, keep)
                 terms[_unused(f"exclude: {prompt.text}", terms)] = self._push(job, prompt, push)
         return terms
 
     def _push(self, job: Job, prompt: Prompt, push: Push) -> losses.Loss:
         said, include = self.said(prompt.text), [self.said(each.text) for each in job.include]
-        if prompt.stop is not None:
-            return self._along(roles(said, include), push, lambda way: way.at(float(prompt.stop or 0)))
+        stop = prompt.stop
+        if stop is not None:
+            return self._along(roles(said, include), push, lambda way: way.at(stop))
         colours = colours_in(said)
         if not colours:
             found, gentle = roles(said, include), replace(push, weight=push.weight * _GENTLE)
@@ -108,7 +110,10 @@ class Guidance:
             )
         each = (self._along(roles(word, include), push, lambda way: way.stops(THERE)) for word in colours)
         return losses.together(
-            *(losses.where_painted(word, term, spare=SPARE) for word, term in zip(colours, each, strict=True))
+            *(
+                losses.where_painted(word, term, spare=SPARE, first=push.first)
+                for word, term in zip(colours, each, strict=True)
+            )
         )
 
     def _along(self, found: Sequence[Role], push: Push, stops: Callable[[Away], Tensor]) -> losses.Loss:
