@@ -43,9 +43,9 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 
 # Rooms from left to right: a module may import from its own room and from those to the right of it.
 ROOMS = [
-    {"cli", "cli_models", "__main__"},
+    {"cli", "cli_doctor", "cli_models", "__main__"},
     {"api", "contest"},
-    {"run", "session"},
+    {"run", "session", "doctor", "rehearsal"},
     {"assemble", "inputs", "makers", "makers_diffusion", "perceptors", "place"},
     {"progress", "terminal", "viewer", "preflight", "backends", "record", "compare"},
     {"optimize", "annealing", "descent", "models", "memory", "tally"},
@@ -65,7 +65,7 @@ ONLY_IN = {
     "jinja2": {"compare/page.py"},
     "huggingface_hub": {"backends/kandinsky_files.py", "models/open_clip.py"},
     "platformdirs": {"models/store.py"},
-    "click": {"cli.py", "cli_models.py"},
+    "click": {"cli.py", "cli_doctor.py", "cli_models.py"},
     "kornia": {"augment.py"},
     "taming": {"models/vqgan.py", "models/denoiser.py"},
     "clip": {"models/clip.py"},
@@ -74,7 +74,8 @@ ONLY_IN = {
 # `document` only reads bounded text, `paths` only tells paths from names; others may use them.
 CONFIG = {"config", "effects", "layers", "values", "schema", "keys", "presets", "shorthand"}
 MAY_SEE_CONFIG = CONFIG | {
-    "contest", "run", "session", "assemble", "inputs", "makers", "makers_diffusion", "cli", "__init__",
+    "contest", "run", "session", "assemble", "inputs", "makers", "makers_diffusion", "cli", "doctor", "rehearsal",
+    "__init__",
 }  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from typing import Any
 import click
 
 from vqclip import __version__
+from vqclip.cli_doctor import doctor
 from vqclip.cli_models import models
 from vqclip.job import InputError, ResourceError, WeightsError
 
@@ -274,4 +275,5 @@ def _cut(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
+commands.add_command(doctor)
 commands.add_command(models)

@@ -62,7 +62,7 @@ def get(names: tuple[str, ...], *, offline: bool) -> None:
         _note(f"{entry.name}: {entry.about}, licence: {entry.licence}")
         if store.expected(entry) is None:
             _note(f"{entry.name}: its publisher names no SHA-256; the first one seen is demanded from now on")
-        with _meter(entry) as on_progress:
+        with meter(entry) as on_progress:
             path = store.locate(entry, offline=stay, on_progress=on_progress, renew=not stay)
         click.echo(str(path))
 
@@ -134,7 +134,7 @@ def _note(text: str) -> None:
 
 
 @contextmanager
-def _meter(entry: Entry) -> Iterator[Callable[[int, int | None], None]]:
+def meter(entry: Entry) -> Iterator[Callable[[int, int | None], None]]:
     """A callback that shows progress: a bar on a terminal, a line for every tenth elsewhere."""
     if not sys.stderr.isatty():
         yield _lines(entry)

@@ -88,21 +88,33 @@ def find(model: str, part: Part, note: Callable[[str], None] = lambda _line: Non
     return found
 
 
-def _fetch(repository: str, part: Part, note: Callable[[str], None]) -> Path:
-    """A snapshot of a repository in the hub's own cache, fetched as far as it is not there."""
+def is_here(part: Part) -> bool:
+    """Whether the published files of a part lie in the hub's cache as a whole; nothing is fetched."""
+    try:
+        there = _snapshot(HUB[part], part, local=True)
+        _check_files(Found(part, there, _prefix(there, part), HUB[part]))
+    except (OSError, ValueError, WeightsError):
+        return False
+    return True
+
+
+def _snapshot(repository: str, part: Part, *, local: bool) -> Path:
+    """The folder of a repository in the hub's own cache; `local` fetches nothing."""
     from huggingface_hub import snapshot_download
 
     repo, _, revision = repository.partition("@")
     patterns = ["model_index.json", *(f"{name}/{kind}" for name in _PARTS[part] for kind in _PATTERNS)]
+    # without a bar: the hub's client draws its own
+    got = snapshot_download(repo, revision=revision or "main", allow_patterns=patterns, local_files_only=local)
+    return Path(got)
 
-    def snapshot(*, local: bool) -> Path:
-        # without a bar: the hub's client draws its own
-        got = snapshot_download(repo, revision=revision or "main", allow_patterns=patterns, local_files_only=local)
-        return Path(got)
 
+def _fetch(repository: str, part: Part, note: Callable[[str], None]) -> Path:
+    """A snapshot of a repository in the hub's own cache, fetched as far as it is not there."""
+    repo = repository.partition("@")[0]
     with quiet():
         try:
-            there = snapshot(local=True)
+            there = _snapshot(repository, part, local=True)
             _check_files(Found(part, there, _prefix(there, part), repo))
             return there
         except (OSError, ValueError, WeightsError):
@@ -112,7 +124,7 @@ def _fetch(repository: str, part: Part, note: Callable[[str], None]) -> Path:
                 ) from None
         note(f"{repo}: fetching its {part} files from the hub, several GB")
         try:
-            return snapshot(local=False)
+            return _snapshot(repository, part, local=False)
         except Exception as error:  # the hub's client, and what that one is built on, raise dozens
             if getattr(error, "errno", None) == errno.ENOSPC:
                 raise ResourceError(f"{repo}: the disk is full; its {part} files need several GB") from error

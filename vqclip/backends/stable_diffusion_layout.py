@@ -23,8 +23,8 @@ UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_mo
 CONTEXT = 77  # tokens of a prompt, with start and end
 START, END = 49406, 49407  # those two tokens
 REPOSITORY = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-_FILE = "v1-5-pruned-emaonly.safetensors"
-NEEDED = f"Stable Diffusion 1.5 is needed, such as {_FILE} (`hf download {REPOSITORY} {_FILE} --local-dir weights`)"
+FILE = "v1-5-pruned-emaonly.safetensors"
+NEEDED = f"Stable Diffusion 1.5 is needed, such as {FILE} (`hf download {REPOSITORY} {FILE} --local-dir weights`)"
 # Time steps, and how noise grows over them: the square root of beta is linear.
 NOISE = {
     "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",

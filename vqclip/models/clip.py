@@ -200,3 +200,9 @@ def reading_of(token_ids: Tensor | None) -> Read:
 def special_tokens() -> tuple[int, int]:
     """BPE ids of the start and the end of a text."""
     return tokenizer.encoder[_START], tokenizer.encoder[_END]
+
+
+def token_ids(text: str) -> list[int]:
+    """BPE ids of a text in the full vocabulary, without start and end."""
+    ids: list[int] = tokenizer.encode(text)
+    return ids

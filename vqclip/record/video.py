@@ -25,7 +25,7 @@ from PIL import Image
 from vqclip.record import containers, ffmpeg
 from vqclip.record.ffmpeg import EncoderError
 
-__all__ = ["EncoderError", "VideoWriter", "animate", "probe", "workroom"]
+__all__ = ["EncoderError", "VideoWriter", "animate", "encoder", "probe", "workroom"]
 
 COVER_SIDE: Final = 1024  # px; a larger picture is reduced for the cover
 
@@ -183,6 +183,11 @@ def probe() -> str | None:
         return _probe(_exe())
     except RuntimeError as error:
         return f"no video: {str(error).splitlines()[0]}"
+
+
+def encoder() -> str:
+    """The file name of the binary that encodes, which tells its version. Raises RuntimeError without one."""
+    return Path(_exe()).name
 
 
 @functools.cache
