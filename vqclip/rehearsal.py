@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
+from torch.nn import functional as F
 
 from vqclip import config, images
 from vqclip import run as runner
@@ -34,7 +34,7 @@ from vqclip.place import Place
 from vqclip.progress import Quiet
 
 CLIP, VQGAN = "ViT-B/32", "coco_f16_1024"
-STEPS, SIDE, CROPS = 20, 256, 8
+STEPS, SIDE, CROPS = 20, 224, 4
 Meter = Callable[[Entry], AbstractContextManager[Progress]]
 
 
@@ -76,14 +76,16 @@ LOGIT_SCALE = (50.0, 101.0)
 LIKENESS = 0.5
 
 
-class _Losses(Quiet):
-    """Shows nothing and remembers the loss of every step."""
+class _Watch(Quiet):
+    """Shows nothing and keeps the first picture of a run, the last one and the losses."""
 
     def __init__(self) -> None:
         super().__init__(sys.stdout, sys.stderr, notes=False)
+        self.pictures: list[Tensor] = []  # (3, H, W) each
         self.losses: list[float] = []
 
     def step(self, step: Step, terms: Mapping[str, float] | None) -> None:
+        self.pictures = [*self.pictures[:1], step.image]
         self.losses.append(sum(terms.values()) if terms else float("nan"))
 
     def end(self, result: object) -> None:
@@ -204,15 +206,27 @@ class Rehearsal:
             "judge=none", f"steps={STEPS}", f"size={SIDE},{SIDE}", f"crops.count={CROPS}", f"crops.chunk={CROPS}",
             "log_every=1",
         ]  # fmt: skip
-        display = _Losses()
+        watch = _Watch()
         begun = time.perf_counter()
-        (result,) = runner.run(config.load(None, settings), display)
-        seconds, losses = time.perf_counter() - begun, display.losses
-        first, last = fmean(losses[: STEPS // 4]), fmean(losses[-STEPS // 4 :])
-        told = f"loss {first:.3f} in the first quarter, {last:.3f} in the last"
-        if not last < first:
-            raise InputError(f"{told}: it does not fall; {result.folder} has the run")
+        (result,) = runner.run(config.load(None, settings), watch)
+        seconds = time.perf_counter() - begun
+        start, end = self._seen(watch.pictures)
+        told = (
+            f"the whole picture's cosine to {CAPTIONS[0]!r} went from {start:.3f} to {end:.3f}, the loss from "
+            f"{watch.losses[0]:.3f} to {watch.losses[-1]:.3f}"
+        )
+        if not end > start:
+            raise WeightsError(f"{told}: these weights do not steer; {result.folder} has the run")
         return f"{STEPS} steps at {SIDE}x{SIDE} in {seconds:.0f} s, {told}: {result.folder}/final.png"
+
+    @torch.no_grad()
+    def _seen(self, pictures: Sequence[Tensor]) -> list[float]:
+        """Cosines of whole pictures, (3, H, W) each, to the caption that is drawn; crops change with every step."""
+        eye = perceptor(CLIP, self._weights(CLIP), self._place)
+        shown = [F.interpolate(each[None].float(), size=(eye.size, eye.size), mode="area") for each in pictures]
+        seen = eye.embed_image(torch.cat(shown).to(self._place.device))  # (N, E)
+        cosines: list[float] = (seen @ eye.embed_text(CAPTIONS[:1])[0]).tolist()
+        return cosines
 
 
 def tokens() -> str:
