@@ -7,6 +7,7 @@ import re
 import tomllib
 from collections import namedtuple
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,12 @@ import torch
 from huggingface_hub import constants
 from tiny_kandinsky import tiny_prior
 
-from vqclip import cli, doctor
+from vqclip import cli, cli_doctor, doctor
 from vqclip.backends import kandinsky_files
 from vqclip.doctor import Check
 from vqclip.job import InputError, ResourceError, WeightsError
 from vqclip.models import catalogue, store
+from vqclip.rehearsal import Rehearsal
 
 ROOT = Path(__file__).parent.parent
 NAMES = [
@@ -255,3 +257,19 @@ def test_a_starter_run_that_fails_leaves_no_folder(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("vqclip.compare.judge.Judge.judge", fails(InputError("no picture")))
     with pytest.raises(InputError, match="no picture"):  # and the fixture looks at the folders
         doctor.starter()
+
+
+def test_the_tests_that_stand_for_what_was_never_run_exist() -> None:
+    text = (ROOT / "docs" / "doctor.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(tests/\w+\.py)::(\w+)`", text.partition("## What was never run")[2])
+    assert len(named) >= 9
+    for file, test in named:
+        assert f"def {test}(" in (ROOT / file).read_text(encoding="utf-8"), f"{file} has no {test}"
+
+
+def test_the_document_names_every_check() -> None:
+    text = (ROOT / "docs" / "doctor.md").read_text(encoding="utf-8").partition("## What was never run")[0]
+    rows = [name for row in re.findall(r"^\| ([^|]+) \|", text, flags=re.MULTILINE) for name in row.split(", ")]
+    names = [each.name for each in [*doctor.checks(), *Rehearsal(lambda _entry: nullcontext()).checks()]]
+    assert sorted(rows) == sorted([*names, "check", "check", "---", "---"])
+    assert max(map(len, names)) <= cli_doctor._WIDTH
