@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -103,8 +103,6 @@ class Rehearsal:
         self._meter = meter
         self._files: dict[str, Path] = {}
         self._read: dict[str, Weights] = {}
-        device = pick_device("auto")
-        self._place = Place(device, pick_dtype("auto", device), "error", lambda _line: None)
 
     def checks(self) -> list[Check]:
         """In the order in which one needs the other."""
@@ -118,6 +116,11 @@ class Rehearsal:
             Check("VQGAN likeness", self._likeness),
             Check("steps", self._steps),
         ]
+
+    @cached_property
+    def _place(self) -> Place:
+        device = pick_device("auto")
+        return Place(device, pick_dtype("auto", device), "error", lambda _line: None)
 
     def _fetch(self, name: str) -> str:
         """The file, fetched if it is not here, with the SHA-256 that the catalogue names."""
