@@ -96,6 +96,12 @@ def rehearse(capsys: pytest.CaptureFixture[str], *, code: int) -> dict[str, str]
     return lines
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of what comes before the steps."""
+    monkeypatch.setattr(rehearsal.Rehearsal, "_steps", lambda _self: "left out")
+
+
 def bad(lines: Mapping[str, str]) -> list[str]:
     return [name for name, line in lines.items() if line.startswith("no ")]
 
@@ -121,7 +127,7 @@ def test_files_that_hold_what_is_known_of_them_pass(
     assert f"outputs/{run.name}/final.png" in lines["steps"]
     assert len(server.requests) == 2
 
-    monkeypatch.setattr(rehearsal, "STEPS", 10)
+    monkeypatch.setattr(rehearsal.Rehearsal, "_steps", lambda _self: "left out")
     monkeypatch.setenv("VQCLIP_OFFLINE", "1")  # they are here now
     again = rehearse(capsys, code=0)
     assert ", was here, " in again["CLIP file"] and ", was here, " in again["VQGAN file"]
@@ -180,10 +186,10 @@ def test_offline_nothing_is_asked_for(
     assert server.requests == []
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_damaged_file_of_the_store_is_fetched_again(
     good: Files, monkeypatch: pytest.MonkeyPatch, server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(rehearsal, "STEPS", 10)
     place = store.place(publish(monkeypatch, server, good)[VQGAN])
     place.parent.mkdir(parents=True)
     place.write_bytes(bytes(len(good[VQGAN])))
@@ -234,10 +240,10 @@ def test_weights_that_are_not_finite_are_found(
     assert key in lines[names[0]] and key in lines[names[1]]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_logit_scale_that_no_training_ended_with(
     tmp_path: Path, good: Files, monkeypatch: pytest.MonkeyPatch, server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(rehearsal, "STEPS", 10)
     state = forge.clip_state(forge.TINY_CLIP, seeing=True) | {"logit_scale": torch.tensor(2.0)}
     publish(monkeypatch, server, {**good, CLIP: clip_file(tmp_path, state)})
     assert "logit scale is 7.4; about 100 is expected" in rehearse(capsys, code=3)["CLIP shape"]
