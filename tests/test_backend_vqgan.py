@@ -271,4 +271,9 @@ def test_a_scaled_generator_draws_the_same_picture_by_every_optimizer(
     plain = drawn_at(1.0, guide, **changes)
     for factor in (0.1, 10.0):
         assert torch.allclose(drawn_at(factor, guide, **changes), plain, rtol=0, atol=1e-4)
-    assert not torch.allclose(drawn_at(0.1, guide, unit=False, **changes), plain, rtol=0, atol=1e-2)
+
+
+@pytest.mark.parametrize("name", ["normalised", "adam"])
+def test_in_absolute_numbers_the_scale_changes_the_picture(guide: ClipPerceptor, name: str) -> None:
+    pictures = [drawn_at(factor, guide, unit=False, optimizer=name, rate=0.5) for factor in (1.0, 0.1)]
+    assert not torch.allclose(*pictures, rtol=0, atol=1e-2)
