@@ -25,7 +25,7 @@ from vqclip.models.quantize import clamp_with_grad, deviation, look_up, nearest_
 PARTS = ("encoder.", "decoder.", "quantize.", "quant_conv.", "post_quant_conv.")
 _LARGEST = 400_000_000  # parameters; the largest public VQGAN has about 90 million
 _TAMING_GROUPS = 32  # hard-coded in taming's Normalize
-_STARTERS = 1.19767119560  # `deviation` of the starter VQGAN's codes
+_STARTERS = 1.1976711955947599  # `deviation` of the starter VQGAN's codes
 _CLIPS: dict[str, Callable[[Tensor, float, float], Tensor]] = {"inward": clamp_with_grad, "plain": torch.clamp}
 
 
