@@ -32,6 +32,16 @@ def tiny_vqgan_state(seed: int = 0, *, gumbel: bool = False) -> dict[str, torch.
         return {key: value.detach().clone() for key, value in model.state_dict().items()}
 
 
+def scaled(state: dict[str, torch.Tensor], factor: float) -> dict[str, torch.Tensor]:
+    """The weights of a VQGAN with the same pictures and another scale of latents."""
+    longer = ("quantize.embedding.weight", "quantize.embed.weight", "quant_conv.weight", "quant_conv.bias")
+    gumbel = "quantize.proj.weight" in state  # which takes its codes by scores, not by their distance
+    made = {key: value.float() for key, value in state.items()}
+    made |= {key: made[key] * factor for key in longer[:2] if key in made}
+    made |= {} if gumbel else {key: made[key] * factor for key in longer[2:]}
+    return made | {"post_quant_conv.weight": made["post_quant_conv.weight"] / factor}
+
+
 def tiny_clip(seed: int = 0, *, resnet: bool = False) -> CLIP:
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -64,3 +64,10 @@ def test_churn_draws_noise_anew_and_keeps_its_strength() -> None:
     some, more, _ = noises(Levels(0.9, 0.2, churn=0.6))
     assert 0.5 < float(torch.corrcoef(torch.stack((some.flatten(), more.flatten())))[0, 1]) < 0.95
     assert float(more.std()) == pytest.approx(1, abs=0.2)
+
+
+def test_noise_is_as_long_as_the_latents() -> None:
+    latent, levels = torch.randn(1, 8, 4, 4, generator=torch.Generator().manual_seed(5)), Levels(0.9, 0.1, 0.5)
+    plain = walk(levels, 0, latent, denoiser=Denoiser(network(), device=CPU))
+    longer = walk(levels, 0, 10 * latent, denoiser=Denoiser(network(), device=CPU, unit=10.0))
+    assert all(torch.allclose(long / 10, short, atol=1e-5) for long, short in zip(longer, plain, strict=True))

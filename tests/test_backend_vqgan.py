@@ -10,14 +10,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import crop_spec
+from conftest import CPU, crop_spec, scaled, tiny_vqgan_state
 
 from vqclip.backends.race import leaders
 from vqclip.backends.starts import smooth_colours
 from vqclip.backends.vqgan import OPTIMIZERS, Recipe, VQGANBackend, cosine, start_latent
 from vqclip.job import InputError, Job, Prompt, Step
 from vqclip.models.clip import ClipPerceptor
-from vqclip.models.vqgan import VQGAN
+from vqclip.models.vqgan import VQGAN, build
 
 RECIPE = Recipe(
     crops=crop_spec(), start="noise", cells=4, contrast=0.5, optimizer="adam", rate=0.2, rate_end=0.1,
@@ -252,3 +252,28 @@ def test_a_start_picture_is_tried_once(generator: VQGAN, guide: ClipPerceptor) -
 def test_a_run_without_terms_can_be_tried(generator: VQGAN, guide: ClipPerceptor) -> None:
     job = replace(JOB, include=(Prompt("apple", 0.0),))
     assert len(list(backend(generator, guide, tries=2, tries_share=1.0).steps(job))) == JOB.steps + 1
+
+
+def drawn_at(factor: float, guide: ClipPerceptor, *, unit: bool = True, **changes: object) -> torch.Tensor:
+    """A picture by a generator whose latents are `factor` times as long, in its own unit or in absolute numbers."""
+    made = VQGAN(build(scaled(tiny_vqgan_state(), factor)), device=CPU)
+    recipe = {"coarse": 0.5, "tries": 2, "tries_share": 0.25, "weight_decay": 0.1, "anchor": 0.3, "decay": 0.3}
+    counted = recipe | ({"unit": made.unit} if unit else {}) | changes
+    job = replace(JOB, steps=8, exclude=(Prompt("pear"),))
+    return backend(made, guide, **counted).generate(job, lambda _: None).image
+
+
+@pytest.mark.parametrize(("name", "start"), [*((name, "smooth") for name in OPTIMIZERS), ("normalised", "sine")])
+def test_a_scaled_generator_draws_the_same_picture_by_every_optimizer(
+    guide: ClipPerceptor, name: str, start: str
+) -> None:
+    changes = {"optimizer": name, "start": start, "average": 0.3, "rate": 0.5}
+    plain = drawn_at(1.0, guide, **changes)
+    for factor in (0.1, 10.0):
+        assert torch.allclose(drawn_at(factor, guide, **changes), plain, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["normalised", "adam"])
+def test_in_absolute_numbers_the_scale_changes_the_picture(guide: ClipPerceptor, name: str) -> None:
+    pictures = [drawn_at(factor, guide, unit=False, optimizer=name, rate=0.5) for factor in (1.0, 0.1)]
+    assert not torch.allclose(*pictures, rtol=0, atol=1e-2)

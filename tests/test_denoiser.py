@@ -92,3 +92,11 @@ def test_a_file_says_whose_latents_it_knows() -> None:
     assert trained_with({"training": '{"vqgan": "abc"}'}) == "abc"
     for facts in ({}, {"training": "no"}, {"training": "{}"}):
         assert trained_with(facts) == ""
+
+
+@pytest.mark.parametrize("unit", [0.1, 10.0])
+def test_longer_latents_are_cleaned_as_the_network_knows_them(unit: float) -> None:
+    noisy = torch.randn(1, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    plain = Denoiser(network(), device=CPU).clean(noisy, 0.4)
+    longer = Denoiser(network(), device=CPU, unit=unit).clean(unit * noisy, 0.4)
+    assert torch.allclose(longer / unit, plain, atol=1e-5)

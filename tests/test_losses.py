@@ -151,3 +151,6 @@ def test_anchor_and_decay_pull_where_they_say() -> None:
     value.backward()
     assert (latent.grad > 0).all()
     assert float(losses.decay(2.0)(View(0, latent, image)).detach()) == pytest.approx(0.49)
+    longer = View(0, 10 * latent, image)
+    assert float(losses.anchor(start, 1.0, unit=10.0)(longer).detach()) == pytest.approx(0.49)  # the start is zero now
+    assert float(losses.decay(2.0, unit=10.0)(longer).detach()) == pytest.approx(0.49)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import scaled
 from safetensors.torch import load_file, save_file
 
 from tests.tiny_kandinsky import tiny_decoder, tiny_prior
@@ -20,6 +21,7 @@ from vqclip.job import InputError, Result, Step, WeightsError
 from vqclip.makers import job_of
 from vqclip.models.convert import latents_of
 from vqclip.models.denoiser import make_network
+from vqclip.models.weights import STARTER, load
 
 
 @pytest.fixture(scope="module")
@@ -191,3 +193,57 @@ def test_a_start_picture_is_drowned_in_a_share_of_the_noise(settings: dict[str, 
         backend = open_studio(config).backend
         assert isinstance(backend, VQGANBackend)
         assert backend.recipe.levels.at(0) == pytest.approx(expected)
+
+
+@pytest.fixture(scope="module")
+def longer_starters(tmp_path_factory: pytest.TempPathFactory) -> dict[float, dict[str, Any]]:
+    """Settings with the starter VQGAN and its denoiser, by the length of their latents over the shipped ones'."""
+    folder, found = tmp_path_factory.mktemp("scaled"), {}
+    drawn, cleaned = load(STARTER / "vqgan.safetensors"), load(STARTER / "denoiser.safetensors", parts=("",))
+    for factor in (1.0, 0.1, 10.0):
+        generator, denoiser = (folder / f"{name}-{factor}.safetensors" for name in ("vqgan", "denoiser"))
+        state = {key: value.contiguous() for key, value in scaled(drawn.state, factor).items()}
+        save_file(state, generator, dict(drawn.metadata))
+        training = {"training": json.dumps({"vqgan": latents_of(state)})}
+        save_file(dict(cleaned.state), denoiser, {**cleaned.metadata, **training})
+        found[factor] = {"generator": str(generator), "denoiser": {"model": str(denoiser)}}
+    return found
+
+
+STARTERS = {"include": "a red apple", "judge": None, "size": [64, 64], "steps": 12, "threads": 1, "precision": "fp32"}
+
+
+@pytest.mark.parametrize("tidied", [True, False])
+def test_the_default_recipe_draws_the_same_whatever_the_scale_of_latents(
+    longer_starters: dict[float, dict[str, Any]], *, tidied: bool
+) -> None:
+    pictures = {}
+    for factor, files in longer_starters.items():
+        changes = files if tidied else files | {"denoiser": {"model": "none"}}
+        pictures[factor] = made(from_mapping(STARTERS | changes, source="test"))[0].image
+    assert float(pictures[1.0].std()) > 0.01
+    for factor in (0.1, 10.0):
+        assert torch.allclose(pictures[factor], pictures[1.0], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("changes", "expected"), [
+    ({}, 10.0), ({"optimizer": {"unit": "absolute"}}, 1.0), ({"preset": "reference"}, 1.0), ({"preset": "seed"}, 1.0),
+    ({"preset": "seed", "optimizer": {"unit": "codebook"}}, 10.0),
+])  # fmt: skip
+def test_rates_are_absolute_where_a_preset_or_key_says_so(
+    longer_starters: dict[float, dict[str, Any]], changes: dict[str, Any], expected: float
+) -> None:
+    settings = STARTERS | {"generator": longer_starters[10.0]["generator"]} | changes
+    backend = open_studio(from_mapping(settings, source="test")).backend
+    assert isinstance(backend, VQGANBackend)
+    assert backend.recipe.unit == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_denoiser_counts_in_its_generators_unit_whatever_the_rates_do(
+    longer_starters: dict[float, dict[str, Any]]
+) -> None:
+    absolute = STARTERS | longer_starters[10.0] | {"optimizer": {"unit": "absolute"}}
+    backend = open_studio(from_mapping(absolute, source="test")).backend
+    assert isinstance(backend, VQGANBackend)
+    assert backend.denoiser is not None
+    assert (backend.recipe.unit, backend.denoiser.unit) == (1.0, pytest.approx(10, rel=1e-6))

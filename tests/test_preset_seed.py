@@ -187,7 +187,7 @@ def test_the_preset_says_what_the_scheme_says() -> None:
     config = load(None, ["include=a", "preset=seed"]).config
     assert (config.size, config.steps, config.start.kind) == ((448, 448), 400, "sine")
     assert dataclasses.asdict(config.optimizer) == {
-        "name": "adamw", "lr": 0.5, "lr_end": 0.5, "pull": 0.0, "weight_decay": 0.1
+        "name": "adamw", "lr": 0.5, "lr_end": 0.5, "unit": "absolute", "pull": 0.0, "weight_decay": 0.1
     }  # fmt: skip
     assert dataclasses.asdict(config.latent) == {"quantise": False, "bounded": False, "clip": "plain"}
     assert (config.average, config.coarse, config.tries, config.denoiser.model) == (0.0, 0.0, 1, "none")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from vqclip.models.quantize import clamp_with_grad, look_up, nearest_codes, straight_through
+from vqclip.models.quantize import clamp_with_grad, deviation, look_up, nearest_codes, straight_through
 
 
 def test_codes_are_the_float64_argmin_everywhere() -> None:
@@ -40,3 +41,21 @@ def test_clamp_with_grad_passes_inside_and_only_what_returns_outside() -> None:
     clamped.backward(gradient)
     # Descent subtracts the gradient: above the range a positive one brings the value back, below a negative one.
     assert torch.equal(value.grad, torch.tensor([2.0, 3.0, 0.0, -4.0, 0.0], dtype=torch.float64))
+
+
+def test_the_deviation_of_equal_steps_from_the_mean_is_that_step() -> None:
+    signs = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
+    assert deviation(3 * signs + torch.tensor([7.0, -2.0])) == pytest.approx(3, rel=1e-12)
+    assert deviation(torch.ones(5, 4)) == 0
+
+
+@pytest.mark.parametrize("factor", [1e-3, 0.1, 10.0])
+def test_the_deviation_grows_with_the_codes_and_not_with_the_unused_ones(factor: float) -> None:
+    rng = torch.Generator().manual_seed(0)
+    used = torch.randn(1000, 16, generator=rng)
+    used -= used.mean(0)
+    plain = deviation(used)
+    assert plain == pytest.approx(1, abs=0.1)
+    assert deviation(factor * used.double()) == pytest.approx(factor * plain, rel=1e-12)
+    unused = (torch.rand(15_000, 16, generator=rng) - 0.5) / 8192  # as taming draws codes at first
+    assert deviation(torch.cat((used, unused))) == pytest.approx(plain, rel=1e-3)

@@ -8,12 +8,12 @@ import json
 
 import pytest
 import torch
-from conftest import CPU, tiny_vqgan_state
+from conftest import CPU, scaled, tiny_vqgan_state
 from taming.modules.diffusionmodules.model import Decoder, Encoder
 from taming.modules.vqvae.quantize import VectorQuantizer
 
 from vqclip.job import InputError, WeightsError
-from vqclip.models import Generator, vqgan
+from vqclip.models import Generator, vqgan, weights
 
 LAYOUTS = {
     "imagenet f16": vqgan.Architecture(32, (1, 1, 2, 2, 4), 2, (4,), 3, 3, 64, 100, 64, gumbel=False),
@@ -173,3 +173,28 @@ def test_odd_metadata_is_refused(text: str) -> None:
 def test_groups_come_from_metadata_and_default_to_tamings() -> None:
     assert vqgan.groups_of({}) == 32
     assert vqgan.groups_of({"architecture": json.dumps({"norm_groups": 8})}) == 8
+
+
+def test_the_starters_codes_are_one_unit_apart() -> None:
+    """To all digits of float32, so that a rate in units is the same rate."""
+    file = weights.load(weights.STARTER / "vqgan.safetensors")
+    model = vqgan.VQGAN(vqgan.build(file.state, groups=vqgan.groups_of(file.metadata)), device=CPU)
+    assert model.unit == pytest.approx(1, abs=1e-9)
+
+
+@pytest.mark.parametrize("gumbel", [False, True])
+@pytest.mark.parametrize("factor", [0.1, 10.0])
+def test_a_scaled_vqgan_draws_the_same_in_another_unit(*, gumbel: bool, factor: float) -> None:
+    state = tiny_vqgan_state(gumbel=gumbel)
+    plain, other = (vqgan.VQGAN(vqgan.build(each), device=CPU) for each in (state, scaled(state, factor)))
+    assert other.unit == pytest.approx(factor * plain.unit, rel=1e-6)
+    picture = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(other.codes(picture), plain.codes(picture))
+    assert torch.allclose(other.encode(picture), factor * plain.encode(picture))
+    assert torch.allclose(other.decode(other.encode(picture)), plain.decode(plain.encode(picture)), atol=1e-5)
+
+
+def test_codes_that_are_all_the_same_leave_the_unit_as_it_is() -> None:
+    state = tiny_vqgan_state()
+    flat = state | {"quantize.embedding.weight": torch.ones_like(state["quantize.embedding.weight"])}
+    assert vqgan.VQGAN(vqgan.build(flat), device=CPU).unit == 1

@@ -57,7 +57,7 @@ class Annealing:
 
     def _noise(self, latent: Tensor) -> Tensor:
         """Fresh noise, mixed with the old noise as it looks from the updated latent."""
-        fresh = torch.randn(latent.shape, generator=self._rng).to(latent.device)
+        fresh = self._denoiser.unit * torch.randn(latent.shape, generator=self._rng).to(latent.device)
         if self._last is None:
             return fresh
         noisy, keep, loud = self._last

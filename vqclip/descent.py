@@ -1,8 +1,9 @@
-"""Steepest descent by steps of a fixed size, as a torch optimizer."""
+"""Steepest descent by steps of a fixed size, as a torch optimizer; steps of any optimizer in another unit of length."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ class Normalised(torch.optim.Optimizer):
 
     Args:
         tensors: what moves; a gradient of zero leaves its tensor where it is.
-        lr: length of a step, in units of the latent. weight_decay: share of the tensor added to its gradient.
+        lr: length of a step. weight_decay: share of the tensor added to its gradient.
     """
 
     def __init__(self, tensors: Iterable[Tensor], lr: float, weight_decay: float = 0.0) -> None:
@@ -36,3 +37,22 @@ class Normalised(torch.optim.Optimizer):
                 slope = tensor.grad + group["weight_decay"] * tensor
                 size = slope.square().mean().sqrt()
                 tensor.sub_(torch.where(size > 0, slope * (group["lr"] / size.clamp_min(1e-30)), 0.0))
+
+
+@contextmanager
+def counted_in(unit: float, tensor: Tensor) -> Iterator[None]:
+    """Within it a tensor is counted in lengths of `unit` > 0, and its gradient per such length, for one update.
+
+    A rate times `unit` would not do: what is added to squared gradients, weight decay and the first steps of RAdam
+    know the scale of a tensor too.
+    """
+    if unit == 1:  # not one rounding
+        yield
+        return
+    with torch.no_grad():
+        tensor.div_(unit)
+        if tensor.grad is not None:
+            tensor.grad.mul_(unit)
+    yield
+    with torch.no_grad():
+        tensor.mul_(unit)

@@ -235,20 +235,20 @@ def smooth(weight: float) -> Loss:
     return term
 
 
-def anchor(start: Tensor, weight: float) -> Loss:
-    """Hold the latent near the start: mean squared difference. `start` (1, C, h, w)."""
+def anchor(start: Tensor, weight: float, *, unit: float = 1.0) -> Loss:
+    """Hold the latent near the start: mean squared difference, in lengths of `unit`. `start` (1, C, h, w)."""
     start = start.detach().clone()
 
     def term(view: View) -> Tensor:
-        return weight * F.mse_loss(view.latent, start)
+        return weight / unit**2 * F.mse_loss(view.latent, start)
 
     return term
 
 
-def decay(weight: float) -> Loss:
-    """Pull the latent towards zero: half its mean square (the init term of nerdyrodent's script, undamped)."""
+def decay(weight: float, *, unit: float = 1.0) -> Loss:
+    """Pull the latent towards zero: half its mean square, likewise (nerdyrodent's init term, undamped)."""
 
     def term(view: View) -> Tensor:
-        return weight * view.latent.square().mean() / 2
+        return weight / unit**2 * view.latent.square().mean() / 2
 
     return term

@@ -24,8 +24,8 @@ from vqclip.perceptors import locate, perceptor
 from vqclip.place import Made, Place
 from vqclip.preflight import check_files
 
-# Learning rates at the first and last step. What a denoiser takes back at each step has to be pulled again, so with
-# one the guides pull harder.
+# Learning rates at the first and last step, in `Generator.unit`. What a denoiser takes back at each step has to be
+# pulled again, so with one the guides pull harder.
 TIDIED_RATES, PLAIN_RATES = (2.0, 0.1), (0.3, 0.01)
 IMAGE_SIDE = 256  # px: a picture to resemble is looked at in this size at most; guides see 64 to 448
 
@@ -79,9 +79,10 @@ def _vqgan(config: Config, place: Place, also: list[Path]) -> Callable[[Tensor |
     generator.grid(config.size)
     files = [load(path) for path in paths]
     cleaned_by = load(cleaner, parts=("",)) if cleaner else None
-    tidy = _denoiser(cleaned_by, made_by, place) if cleaned_by else None
+    tidy = _denoiser(cleaned_by, made_by, place, unit=generator.unit) if cleaned_by else None
     known = all(path == STARTER / "guide-rn.safetensors" for path in paths)
-    recipe = _recipe(config, tidied=tidy is not None, known=known)
+    unit = generator.unit if config.optimizer.unit == "codebook" else 1.0
+    recipe = replace(_recipe(config, tidied=tidy is not None, known=known), unit=unit)
     guides = [perceptor(guide.model, file, place) for guide, file in zip(config.guides, files, strict=True)]
     weights = [guide.weight for guide in config.guides]
     hashes = {f"guide {i}": file.sha256 for i, file in enumerate(files)} | {"generator": made_by.sha256}
@@ -105,14 +106,14 @@ def _denoiser_path(config: Config, generator: Path, place: Place) -> Path | None
     return locate("starter" if wanted == "auto" else wanted, "denoiser", place.note)
 
 
-def _denoiser(file: Weights, generator: Weights, place: Place) -> denoiser.Denoiser:
+def _denoiser(file: Weights, generator: Weights, place: Place, *, unit: float) -> denoiser.Denoiser:
     try:
         network = denoiser.build(file.state, file.metadata)
     except WeightsError as error:
         raise WeightsError(f"{file.path}: {error}") from error
     if denoiser.trained_with(file.metadata) != latents_of(generator.state):
         raise WeightsError(f"{file.path}: was trained with another generator than {generator.path}")
-    return denoiser.Denoiser(network, device=place.device, dtype=place.dtype)
+    return denoiser.Denoiser(network, device=place.device, dtype=place.dtype, unit=unit)
 
 
 def _recipe(config: Config, *, tidied: bool, known: bool) -> Recipe:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from vqclip.crops import Cropper
+from vqclip.descent import counted_in
 from vqclip.job import Step
 from vqclip.losses import Losses, View
 from vqclip.models import Generator, Perceptor
@@ -30,6 +31,7 @@ def optimize(  # noqa: PLR0913  # all of a run's recipe, by keyword
     average: float = 0.0,
     span: range | None = None,
     tidy: Callable[[Tensor, float], Tensor] | None = None,
+    unit: float = 1.0,
 ) -> Iterator[Step]:
     """Yield steps + 1 Steps: number 0 is the untouched start, the last one is the result.
 
@@ -51,6 +53,7 @@ def optimize(  # noqa: PLR0913  # all of a run's recipe, by keyword
             shown and scored.
         span: which of the updates to make, None for all; begins where another span ended, with its picture.
         tidy: what an updated latent becomes, given the share of all updates that are made; None leaves it.
+        unit: length of latents that the optimizer counts in.
     """
     latent = latent.detach().clone().requires_grad_()  # (1, C, h, w)
     mean = latent.detach().clone()
@@ -82,7 +85,8 @@ def optimize(  # noqa: PLR0913  # all of a run's recipe, by keyword
 
         for group in stepper.param_groups:
             group["lr"] = rate(index)
-        stepper.step()
+        with counted_in(unit, latent):
+            stepper.step()
         stepper.zero_grad(set_to_none=True)
         with torch.no_grad():
             latent.copy_(generator.project(latent))  # back into the codebook's range

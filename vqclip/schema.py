@@ -82,6 +82,10 @@ class Optimizer:
     )  # fmt: skip
     lr: float | None = key(None, "learning rate at first; none = 2 with a denoiser, 0.3 without", above=0.0, high=100.0)
     lr_end: float | None = key(None, "the same at the last step; none = 0.1 or 0.01", low=0.0, high=100.0)
+    unit: str = key(
+        "codebook", "what rates, anchor and decay count in: the codes' deviation (starter: 1), or the latent",
+        choices=("codebook", "absolute"),
+    )  # fmt: skip
     pull: float = key(0.0, "share of the way back to its nearest code in each update", low=0.0, high=1.0)
     weight_decay: float = key(0.0, "weight decay of the latent", low=0.0, high=10.0)
 

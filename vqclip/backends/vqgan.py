@@ -43,6 +43,7 @@ class Recipe:
         cells: blobs of colour along the short side of a smooth start. contrast: its spread around grey, in [0, 1].
         image: (1, 3, H, W) for start "image".
     optimizer, rate, rate_end, weight_decay: name in `OPTIMIZERS` and a cosine from `rate` to `rate_end`.
+    unit: length of latents that rates, weight decay, sine starts, anchor and decay count in.
     average: decay of the latent's moving average, 0 for none.
     exclude, extras: factors on all exclude and extra prompts; include counts 1.
     roles: whether an exclude is pushed away in every role of its words, each while it is there, and an extra that is a
@@ -86,6 +87,7 @@ class Recipe:
     image: Tensor | None = None
     images: tuple[tuple[Tensor, float], ...] = ()
     levels: Levels = CALM
+    unit: float = 1.0
 
 
 class VQGANBackend:
@@ -177,6 +179,7 @@ class VQGANBackend:
             rng=job.rng(f"{name}crops"),
             average=self.recipe.average,
             tidy=tidy,
+            unit=self.recipe.unit,
         )
 
     def generate(self, job: Job, on_step: OnStep) -> Result:
@@ -213,8 +216,8 @@ class VQGANBackend:
         recipe = self.recipe
         made = {
             "smooth": losses.smooth(recipe.smooth),
-            "anchor": losses.anchor(latent, recipe.anchor),
-            "decay": losses.decay(recipe.decay),
+            "anchor": losses.anchor(latent, recipe.anchor, unit=recipe.unit),
+            "decay": losses.decay(recipe.decay, unit=recipe.unit),
         }
         return {name: loss for name, loss in made.items() if getattr(recipe, name) > 0}
 
@@ -242,7 +245,7 @@ def start_latent(generator: Generator, recipe: Recipe, *, size: tuple[int, int],
     if recipe.start == "smooth":
         return generator.encode(smooth_colours(size, recipe.cells, recipe.contrast, rng=rng).to(noise.device))
     if recipe.start == "sine":
-        return (torch.randn(noise.shape, generator=rng, dtype=noise.dtype) / 2).sin().to(noise.device)
+        return recipe.unit * (torch.randn(noise.shape, generator=rng, dtype=noise.dtype) / 2).sin().to(noise.device)
     if recipe.start == "mean":
         grey = torch.full((1, 3, size[1], size[0]), 0.5, device=noise.device)
         return generator.encode(grey)

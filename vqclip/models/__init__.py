@@ -28,6 +28,10 @@ class Generator(Protocol):
     def stride(self) -> int:
         """Pixels per latent cell, along each axis."""
 
+    @property
+    def unit(self) -> float:
+        """The deviation of its codes over that of the starter VQGAN's, with which the recipe's numbers were found."""
+
     def sample(self, size: tuple[int, int], rng: torch.Generator) -> Tensor:
         """A random latent (1, C, h, w) of codebook rows for a picture of `size` = (width, height)."""
 

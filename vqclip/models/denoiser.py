@@ -70,10 +70,13 @@ class Denoiser:
 
     Args:
         network: of `make_network`. device, dtype: where and how precisely it computes; latents stay float32.
+        unit: length of 1 to the network, in the latents that it is given: `Generator.unit`.
     """
 
-    def __init__(self, network: nn.Module, *, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
-        self.device, self.dtype = device, dtype
+    def __init__(
+        self, network: nn.Module, *, device: torch.device, dtype: torch.dtype = torch.float32, unit: float = 1.0
+    ) -> None:
+        self.device, self.dtype, self.unit = device, dtype, unit
         self._net = network.eval().requires_grad_(requires_grad=False).to(device)
 
     @torch.no_grad()
@@ -82,8 +85,8 @@ class Denoiser:
         at = torch.full((len(noisy),), level, device=noisy.device)
         keep, noise = (factor[:, None, None, None] for factor in mixture(at))
         with torch.autocast(noisy.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            velocity = guess(self._net, noisy, at).float()
-        return keep * noisy - noise * velocity
+            velocity = guess(self._net, noisy / self.unit, at).float()
+        return keep * noisy - noise * velocity * self.unit
 
 
 def build(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> nn.Module:

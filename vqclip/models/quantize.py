@@ -26,6 +26,18 @@ def nearest_codes(latent: Tensor, codebook: Tensor, square_norms: Tensor) -> Ten
     return scores.argmin(1).view(cells.shape[:-1])
 
 
+def deviation(codebook: Tensor) -> float:
+    """Root mean square deviation of the numbers of code rows (K, D) from their mean row.
+
+    A code counts as much as it stands out, by its own squared deviation: in a large codebook most rows may never have
+    been used and lie close together, which says nothing about how far apart those are that draw.
+    """
+    away = codebook.double() - codebook.double().mean(0)
+    square = away.square().mean(1)  # (K,)
+    total = float(square.sum())
+    return float((square / total * square).sum().sqrt()) if total > 0 else 0.0
+
+
 def look_up(codes: Tensor, codebook: Tensor) -> Tensor:
     """(B, h, w) indices -> (B, D, h, w) codebook rows."""
     return F.embedding(codes, codebook).movedim(-1, 1).contiguous()

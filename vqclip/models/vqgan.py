@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from taming.modules.diffusionmodules.model import Decoder, Encoder
@@ -19,11 +20,12 @@ from torch import Tensor, nn
 
 from vqclip.job import InputError, WeightsError
 from vqclip.models.denoiser import regroup
-from vqclip.models.quantize import clamp_with_grad, look_up, nearest_codes, straight_through
+from vqclip.models.quantize import clamp_with_grad, deviation, look_up, nearest_codes, straight_through
 
 PARTS = ("encoder.", "decoder.", "quantize.", "quant_conv.", "post_quant_conv.")
 _LARGEST = 400_000_000  # parameters; the largest public VQGAN has about 90 million
 _TAMING_GROUPS = 32  # hard-coded in taming's Normalize
+_STARTERS = 1.1976711955947599  # `deviation` of the starter VQGAN's codes
 _CLIPS: dict[str, Callable[[Tensor, float, float], Tensor]] = {"inward": clamp_with_grad, "plain": torch.clamp}
 
 
@@ -202,6 +204,11 @@ class VQGAN:
     def stride(self) -> int:
         """Pixels per latent cell, along each axis."""
         return self.shape.stride
+
+    @cached_property
+    def unit(self) -> float:
+        """The deviation of its codes over that of the starter VQGAN's; 1 where all codes are the same."""
+        return deviation(self.codebook.cpu()) / _STARTERS or 1.0
 
     def grid(self, size: tuple[int, int]) -> tuple[int, int]:
         """(height, width) of the latent grid for a picture of `size` = (width, height).
