@@ -41,12 +41,10 @@ _DIGITS = 12  # of a SHA-256, for people
 
 
 class Wish(NamedTuple):
-    """What in a recipe needs the user's word: its place, the key that an override would name, the value, and why."""
+    """What in a recipe needs the user's word: the key that an override would name, and what is said of it."""
 
-    place: str
     key: str
-    value: Any
-    why: str
+    said: str
 
 
 def told(config: Config, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -164,7 +162,7 @@ def _models_and_files(layer: Layer, found: Mapping[str, Any]) -> Iterator[Wish]:
         if not _is_known(key, value, kind):
             role = place.removesuffix(".model").replace("guides[", "guide ").rstrip("]")
             digest = found["files"].get(place) or found["weights"].get(role)
-            yield Wish(place, key, value, f" (SHA-256 {clean(digest[:_DIGITS])}...)" if digest else "")
+            yield Wish(key, f"{place}={show(value)}" + (f" (SHA-256 {clean(digest[:_DIGITS])}...)" if digest else ""))
 
 
 def _names(layer: Layer) -> Iterator[tuple[str, str, str, str]]:
@@ -202,12 +200,12 @@ def _beyond(layer: Layer) -> Iterator[Wish]:
         value = layer[key].value if key in layer else 0
         amount = value if isinstance(value, int) else max(value) if key == "size" else len(value)
         if amount > most:
-            yield Wish(key, key, value, f" (at most {most})")
+            yield Wish(key, f"{key}={amount} (at most {most})")
 
 
 def _refusal(source: str, wishes: Sequence[Wish], best: Mapping[str, Any]) -> str:
     """One line with everything that a recipe wants, and both ways to have it."""
-    asked = ", ".join(f"{wish.place}={show(wish.value)}{wish.why}" for wish in wishes)
+    asked = ", ".join(wish.said for wish in wishes)
     settings = shlex.join(f"{key}={written(value)}" for key, value in best.items())
     if len(settings) > _PASTED:
         settings = " ".join(f"{key}=..." for key in best)
