@@ -63,9 +63,11 @@ def test_generate_writes_nothing(settings: dict[str, object], tmp_path: Path, mo
     assert Image.open(tmp_path / "apple.png").size == (32, 32)
 
 
-def again(picture: Path, outputs: Path) -> Result:
+def again(picture: Path, outputs: Path, settings: dict[str, object]) -> Result:
     out = io.StringIO()
-    (result,) = runs.rerun(picture, [f"outputs={outputs}"], Quiet(out, out))
+    models = [f"{key}={json.dumps(settings[key])}" for key in ("guides",)]
+    models += [f"{key}={settings[key]}" for key in ("generator", "judge")]
+    (result,) = runs.rerun(picture, [*models, f"outputs={outputs}"], Quiet(out, out))
     assert "not the file" not in out.getvalue()
     return result
 
@@ -73,7 +75,7 @@ def again(picture: Path, outputs: Path) -> Result:
 def test_a_saved_picture_reruns_to_the_same_pixels(settings: dict[str, object], tmp_path: Path) -> None:
     result = vqclip.generate(include="apple", exclude="pear", seed=6, **settings, **{"crops.count": 3})
     saved = result.save(tmp_path / "saved.png")
-    repeated = again(saved, tmp_path / "again")
+    repeated = again(saved, tmp_path / "again", settings)
     assert repeated.folder is not None
     assert pixels(repeated.folder / "final.png") == pixels(saved)
     assert repeated.job == result.job
@@ -143,7 +145,7 @@ def test_show_opens_a_file_with_the_recipe_or_says_where_it_is(
     assert {path.parent for path in opened} == {tmp_path}
     assert opened[0].name.startswith("vqclip-a-red-apple-")
     assert capsys.readouterr() == ("", f"vqclip: no display here; the picture is {opened[1]}\n")
-    repeated = again(opened[0], tmp_path / "again")
+    repeated = again(opened[0], tmp_path / "again", settings)
     assert repeated.folder is not None
     assert pixels(repeated.folder / "final.png") == pixels(opened[0])
 

@@ -35,7 +35,7 @@ def runner(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     double.calls = []
     double.Interrupted = StoppedError
     double.run = lambda loaded, progress: double.calls.append((loaded, progress)) or []
-    double.rerun = lambda picture, overrides, progress: double.calls.append((picture, overrides, progress)) or []
+    double.rerun = lambda picture, overrides, _progress, **how: double.calls.append((picture, overrides, how)) or []
     monkeypatch.setitem(sys.modules, "vqclip.run", double)
     monkeypatch.setattr("vqclip.run", double, raising=False)
     return double
@@ -155,9 +155,10 @@ def test_run_hands_over_the_config_and_a_display(runner: ModuleType, tmp_path: P
 
 def test_rerun_hands_over_the_picture_and_the_overrides(runner: ModuleType) -> None:
     assert cli.main(["rerun", "final.png", "steps=4", "--quiet"]) == 0
-    picture, overrides, _ = runner.calls[0]
-    assert picture == Path("final.png")
-    assert list(overrides) == ["steps=4"]
+    assert cli.main(["rerun", "final.png", "--trust", "--quiet"]) == 0
+    first, second = runner.calls
+    assert first == (Path("final.png"), ("steps=4",), {"trust": False})
+    assert second == (Path("final.png"), (), {"trust": True})
 
 
 def test_video_hands_over_its_options(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

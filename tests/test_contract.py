@@ -46,9 +46,9 @@ ROOMS = [
     {"cli", "cli_doctor", "cli_models", "__main__"},
     {"api", "contest"},
     {"run", "session", "doctor", "rehearsal"},
-    {"assemble", "inputs", "makers", "makers_diffusion", "perceptors", "place"},
+    {"assemble", "inputs", "recipe", "makers", "makers_diffusion", "perceptors", "place"},
     {"progress", "terminal", "viewer", "preflight", "backends", "record", "compare"},
-    {"optimize", "annealing", "descent", "models", "memory", "tally"},
+    {"optimize", "annealing", "descent", "exact", "models", "memory", "tally"},
     {"losses", "colours", "looks", "crops", "padded", "augment", "images"},
     {"config", "effects", "document", "layers", "values", "schema", "keys", "presets", "shorthand", "paths"},
     {"job", "starter", "grammar", "__init__"},
@@ -74,8 +74,8 @@ ONLY_IN = {
 # `document` only reads bounded text, `paths` only tells paths from names; others may use them.
 CONFIG = {"config", "effects", "layers", "values", "schema", "keys", "presets", "shorthand"}
 MAY_SEE_CONFIG = CONFIG | {
-    "contest", "run", "session", "assemble", "inputs", "makers", "makers_diffusion", "cli", "doctor", "rehearsal",
-    "__init__",
+    "contest", "run", "session", "assemble", "inputs", "recipe", "makers", "makers_diffusion", "cli", "doctor",
+    "rehearsal", "__init__",
 }  # fmt: skip
 
 

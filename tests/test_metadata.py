@@ -35,7 +35,9 @@ def save(path: Path, text: str | None, *, how: str = "add_itxt") -> Path:
 
 
 def envelope(**changes: Any) -> str:
-    whole = {"schema": 1, "config": {}, "seed": 0, "versions": {}, "weights": {}} | changes
+    whole = {
+        "schema": 2, "config": {}, "seed": 0, "versions": {}, "weights": {}, "files": {}, "machine": {},
+    } | changes  # fmt: skip
     return json.dumps({key: value for key, value in whole.items() if value != "absent"})
 
 
@@ -44,11 +46,13 @@ class TestRoundTrip:
         config = {"include": ODD, "size": [64, 48], "deep": {"a": [1, 2.5, None, True]}}
         images.save_png(tmp_path / "a.png", torch.zeros(3, 48, 64), texts(**config))
         assert metadata.read(tmp_path / "a.png") == {
-            "schema": 1,
+            "schema": 2,
             "config": config,
             "seed": 7,
             "versions": {"vqclip": "0.1.0"},
             "weights": {"generator": "ab" * 32},
+            "files": {},
+            "machine": {},
         }
 
     @given(st.text(st.characters(exclude_categories=()), max_size=60))
@@ -107,7 +111,7 @@ REFUSED = {
     "deep lists": "[" * 200_000,
     "crowded": envelope(config={"a": [0] * 30_000}),
     "long": envelope(config={"a": "x" * (1 << 20)}),
-    "another schema": envelope(schema=2),
+    "another schema": envelope(schema=3),
     "schema as truth": envelope(schema=True),
     "schema as text": envelope(schema="1"),
     "no schema": envelope(schema="absent"),
@@ -168,4 +172,4 @@ class TestRefused:
                 outcomes.add(metadata.read(tmp_path / "a.png")["schema"])
             except InputError:
                 outcomes.add("refused")
-        assert outcomes == {1, "refused"}
+        assert outcomes == {2, "refused"}

@@ -18,6 +18,7 @@ from PIL import Image
 
 from vqclip import images, viewer
 from vqclip.backends.vqgan import VQGANBackend
+from vqclip.exact import stepwise
 from vqclip.job import InputError, Result, Step
 from vqclip.record.folder import slug, write_bytes
 from vqclip.session import Session
@@ -125,4 +126,4 @@ def steps(include: Any = None, exclude: Any = (), extras: Any = (), **settings: 
     backend = session.studio.backend
     if not isinstance(backend, VQGANBackend):
         raise InputError("backend: steps are for vqgan; generate() makes pictures with every backend")
-    return backend.steps(session.job)
+    return stepwise(backend.steps(session.job))

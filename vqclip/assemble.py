@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -13,11 +12,13 @@ from typing import Any
 
 import torch
 
+from vqclip import __version__
 from vqclip.backends import Backend
 from vqclip.compare.judge import Judge
 from vqclip.compare.rivals import COUNT, rivals
 from vqclip.config import Config
-from vqclip.inputs import check
+from vqclip.exact import cores, hardware
+from vqclip.inputs import check, digests
 from vqclip.job import InputError, Job
 from vqclip.makers import make
 from vqclip.models import Perceptor
@@ -29,7 +30,7 @@ from vqclip.starter.reading import Read, notices
 
 PACKAGES = (
     "vqclip", "torch", "openai-clip", "taming-transformers", "kornia", "diffusers", "transformers", "numpy", "pillow",
-    "imageio-ffmpeg",
+    "torchvision", "imageio-ffmpeg",
 )  # fmt: skip
 
 
@@ -124,7 +125,7 @@ def open_studio(config: Config, note: Callable[[str], None] = warnings.warn) -> 
     """
     note = note if isinstance(note, Once) else Once(note)
     check(config, note)
-    torch.set_num_threads(config.threads or _cores())
+    torch.set_num_threads(config.threads or cores())
     device = pick_device(config.device)
     dtype = pick_dtype(config.precision, device)
 
@@ -145,6 +146,8 @@ def open_studio(config: Config, note: Callable[[str], None] = warnings.warn) -> 
             "device": str(device),
             "precision": str(dtype).removeprefix("torch."),
             "threads": torch.get_num_threads(),
+            "files": digests(config),
+            **hardware(device),
         },
         note,
         made.readers,
@@ -157,16 +160,11 @@ def _steered(judge: Weights, made: Made) -> bool:
     return judge.sha256 in made.hashes.values() or any(alike(eye, each) for each in made.eyes.values())
 
 
-def _cores() -> int:
-    """Cores this process may use: the number of threads is part of a result, so the environment has no say."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _version(package: str) -> str:
     try:
         return version(package)
     except ModuleNotFoundError:  # vqclip itself, run from a checkout that is not installed
-        return "checkout"
+        return f"{__version__}+checkout"
 
 
 def pick_device(wanted: str) -> torch.device:

@@ -42,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # an ASCII terminal shows escapes instead of failing
             stream.reconfigure(errors="backslashreplace")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when torch loads; else CUDA repeats no sum
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         with commands.make_context("vqclip", words) as context:
@@ -171,12 +172,13 @@ def run(arguments: tuple[str, ...], display: Any) -> None:
 @commands.command()
 @click.argument("picture", type=click.Path(path_type=Path))
 @click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
+@click.option("--trust", is_flag=True, help="Also take files, models and amounts that a stranger could misuse.")
 @_display_options
-def rerun(picture: Path, overrides: tuple[str, ...], display: Any) -> None:
+def rerun(picture: Path, overrides: tuple[str, ...], *, trust: bool, display: Any) -> None:
     """Repeat the run that made PICTURE, from the settings inside its file."""
     from vqclip import run as runner
 
-    runner.rerun(picture, overrides, display)
+    runner.rerun(picture, overrides, display, trust=trust)
 
 
 @commands.command()

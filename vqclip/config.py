@@ -27,7 +27,7 @@ from vqclip.values import read_text
 
 __all__ = [
     "Config", "Guide", "Loaded", "Picture", "Reference", "Variant", "digest", "explain", "from_mapping", "is_set",
-    "load", "load_over", "pictures", "to_mapping", "to_yaml",
+    "layer_of", "load", "load_over", "over", "pictures", "resolved", "to_mapping", "to_yaml",
 ]  # fmt: skip
 
 _MAX_BASE_DEPTH = 8
@@ -64,9 +64,27 @@ def load(path: Path | None, overrides: Sequence[str] = (), *, prompted: bool = T
 
 def load_over(config: Config, overrides: Sequence[str], *, source: str) -> Loaded:
     """Apply `key.sub=value` overrides to a complete config; `source` names where that came from."""
-    layers = [read_layer(plain(to_mapping(config), clean(source))), *_given(overrides)]
-    merged, origins = _assemble(layers)
+    return over([layer_of(config, source)], overrides)
+
+
+def layer_of(config: Config, source: str = "") -> Layer:
+    """A complete config as a layer."""
+    return read_layer(plain(to_mapping(config), clean(source)))
+
+
+def over(layers: Sequence[Layer], overrides: Sequence[str]) -> Loaded:
+    """Apply `key.sub=value` overrides to layers that were read elsewhere; the paths in these stay as they are."""
+    merged, origins = _assemble([*layers, *_given(overrides)])
     return Loaded(merged, "", origins)
+
+
+def resolved(path: Path) -> Config:
+    """The Config of a file that a run left behind: complete, so that base files are not followed.
+
+    Raises:
+        InputError: no such file, or not what `to_yaml` writes.
+    """
+    return over([read_layer(parse(read(path), str(path)))], ()).config
 
 
 def from_mapping(values: Mapping[str, Any], source: str) -> Config:

@@ -5,6 +5,7 @@ Fetches nothing, and leaves to the loaders what only they can see.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import re
@@ -74,6 +75,15 @@ def placed(origins: Mapping[str, str]) -> Iterator[None]:
         if not is_set(where):
             raise
         raise type(error)(f"{where}: {error}") from error
+
+
+def digests(config: Config) -> dict[str, str]:
+    """SHA-256 of every picture that is read, by its key."""
+    found = {}
+    for key, path, _ in _pictures(config):
+        with open(path, "rb") as file:
+            found[key] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
 
 
 def _makers(config: Config) -> set[str | None]:

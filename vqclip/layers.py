@@ -139,10 +139,11 @@ def _moved(text: str, folder: Path) -> list[str]:
     except InputError:  # said where the variant is used
         return [text]
     moved = located(given, folder)
-    return [text] if moved == given else [f"{path}={_written(each.value)}" for path, each in moved.items()]
+    return [text] if moved == given else [f"{path}={written(each.value)}" for path, each in moved.items()]
 
 
-def _written(value: Any) -> str:
+def written(value: Any) -> str:
+    """A value of a setting as it would stand behind the `=` of an override."""
     if isinstance(value, str) or value is None:
         return value or "none"
     records = isinstance(value, tuple)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from vqclip import config as configs
+from vqclip import exact, recipe
 from vqclip.assemble import Studio, open_studio
 from vqclip.backends.vqgan import VQGANBackend
 from vqclip.compare.page import write_run_page
@@ -146,27 +147,30 @@ def singles(config: Config) -> list[Config]:
     ]
 
 
-def rerun(picture: Path, overrides: Sequence[str], progress: Progress) -> list[Result]:
-    """Repeat a run from the metadata of its picture; the same models give the same pixels.
+def rerun(picture: Path, overrides: Sequence[str], progress: Progress, *, trust: bool = False) -> list[Result]:
+    """Repeat a run from the metadata of its picture; what may make the pixels differ is said.
+
+    Args:
+        trust: take paths and other people's models from the picture too, see `recipe.taken`.
 
     Raises:
-        InputError: no readable picture, or metadata that is not a valid config.
+        InputError: no readable picture, metadata that is not a valid config, or one that asks for too much.
     """
     found = metadata.read(picture)
-    base = configs.from_mapping(_mapping(found.get("config"), picture), source=str(picture))
-    loaded = configs.load_over(replace(base, name=None), overrides, source=str(picture))
-    before = _mapping(found.get("weights", {}), picture)
+    loaded, lines = recipe.taken(found, picture, overrides, trust=trust)
+    for line in lines:
+        progress.note(line)
     studio = open_run(loaded, progress)
-    for role, now in studio.facts["weights"].items():
-        if role in before and before[role] != now:
+    before, now = ({**each["weights"], **each["files"]} for each in (found, studio.facts))
+    for role in now:
+        if role in before and before[role] != now[role]:
             progress.note(f"{role} is not the file that made this picture; the pixels will differ")
+    differ = exact.differences(
+        found["machine"], exact.machine(studio.facts), found["versions"], studio.facts["versions"]
+    )  # fmt: skip
+    if differ:
+        progress.note(differ)
     return run(loaded, progress, studio)
-
-
-def _mapping(value: object, picture: Path) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise InputError(f"{picture}: its metadata holds no vqclip config")
-    return value
 
 
 def _record(
@@ -188,6 +192,7 @@ def _record(
         facts=facts,
         scale=shown.scale,
     )
+    recorder.told |= {"config": recipe.told(config, facts), "machine": exact.machine(facts)}
     recorder.warnings += judge.notes if judge else ()
 
     def on_step(step: Step) -> None:
@@ -200,10 +205,11 @@ def _record(
 
     device = torch.device(studio.facts["device"])
     its_own = forget_peak(device) and not (shared and device.type == "cpu")
-    with recorder:
+    with recorder, exact.deterministic() as undetermined:
         result = studio.backend.generate(job, on_step)
         peak = held(device)[1] if its_own else None
         result = replace(result, folder=place, verdict=judge.judge(result.image) if judge else None)
+        recorder.warnings += exact.warning(undetermined)
         recorder.finish(result, facts={**result.facts, "peak_memory_bytes": peak, "changed": _changed(config)})
     return result
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vqclip import config as configs
+from vqclip import exact, recipe
 from vqclip import run as runner
 from vqclip.assemble import Studio, open_studio
 from vqclip.config import Config, Loaded
@@ -66,16 +67,21 @@ class Session:
             (result,) = runner.run(Loaded(self.config, "", {}), silent, self.studio)
             return result
         job = self.job
-        result, judge = self.studio.backend.generate(job, lambda _step: None), self.studio.judge_of(job)
-        return replace(result, verdict=judge.judge(result.image) if judge else None)
+        with exact.deterministic() as undetermined:
+            result, judge = self.studio.backend.generate(job, lambda _step: None), self.studio.judge_of(job)
+            result = replace(result, verdict=judge.judge(result.image) if judge else None)
+        for line in exact.warning(undetermined):
+            warnings.warn(line, stacklevel=3)
+        return result
 
     def recipe(self) -> dict[str, str]:
         """The texts that a run puts into its final.png: what `vqclip rerun` reads."""
         (single,) = runner.singles(self.config)
         facts = self.studio.facts
         return metadata.embed(
-            job=self.job, config=configs.to_mapping(single), versions=facts["versions"], weights=facts["weights"]
-        )
+            job=self.job, config=recipe.told(single, facts), versions=facts["versions"], weights=facts["weights"],
+            files=facts["files"], machine=exact.machine(facts),
+        )  # fmt: skip
 
 
 def nested(settings: Mapping[str, Any]) -> dict[str, Any]:

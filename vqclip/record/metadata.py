@@ -9,6 +9,7 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from vqclip.job import InputError, Job, Prompt
@@ -16,22 +17,32 @@ from vqclip.record import containers
 from vqclip.record.containers import KEY, PARAMETERS
 from vqclip.record.folder import to_json
 
-SCHEMA = 1
+SCHEMA = 2
 MAX_FILE = 256 << 20  # bytes; 4096x4096 with 16 bits and alpha stays below
 MAX_TEXT = 1 << 20  # bytes
 MAX_DEPTH = 16
 MAX_NODES = 20_000
-_FIELDS: Mapping[str, type] = {"schema": int, "config": dict, "seed": int, "versions": dict, "weights": dict}
+_FIELDS: Mapping[str, type] = {
+    "schema": int, "config": dict, "seed": int, "versions": dict, "weights": dict, "files": dict, "machine": dict,
+}  # fmt: skip
+_SINCE_2 = ("files", "machine")
+_TEXTS = ("versions", "weights", *_SINCE_2)  # these map texts to texts
 
 
 def embed(
-    *, job: Job, config: Mapping[str, Any], versions: Mapping[str, str], weights: Mapping[str, str]
+    *,
+    job: Job,
+    config: Mapping[str, Any],
+    versions: Mapping[str, str],
+    weights: Mapping[str, str],
+    files: Mapping[str, str] = MappingProxyType({}),
+    machine: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, str]:
     """The texts of a picture: `vqclip` (JSON, see `read`) and `parameters` for other programs.
 
-    `config` is the resolved config of this one picture as plain JSON values, `versions` maps packages
-    and `weights` maps roles to SHA-256. Raises ValueError for values that JSON cannot hold or for a
-    text that `read` would refuse.
+    `config` is the resolved config of this one picture as plain JSON values, `versions` maps packages, `weights` maps
+    roles and `files` the keys of other files to SHA-256, `machine` says where and how it was computed. Raises
+    ValueError for values that JSON cannot hold or for a text that `read` would refuse.
     """
     envelope = {
         "schema": SCHEMA,
@@ -39,6 +50,8 @@ def embed(
         "seed": job.seed,
         "versions": dict(versions),
         "weights": dict(weights),
+        "files": dict(files),
+        "machine": dict(machine),
     }
     text = to_json(envelope)
     try:
@@ -73,10 +86,10 @@ def _line(prompts: Sequence[Prompt]) -> str:
 
 
 def read(path: str | Path) -> Mapping[str, Any]:
-    """The envelope that `embed` made, out of a PNG, GIF, WebP or MP4: keys schema, config, seed, versions, weights.
+    """The envelope that `embed` made, out of a PNG, GIF, WebP or MP4: schema, config, seed, and five maps of texts.
 
     No pixel is decoded. The text is at most 1 MiB, its JSON at most 16 levels deep with 20,000
-    values, without duplicate keys, NaN or unknown fields; `versions` and `weights` map texts to texts.
+    values, without duplicate keys, NaN or unknown fields. `files` and `machine`, which schema 1 lacks, are empty then.
     Raises InputError, one line, for everything else.
     """
     shown = str(path) if str(path).isprintable() else repr(str(path))
@@ -121,20 +134,22 @@ def _parse(text: str) -> Mapping[str, Any]:
     _measure(envelope)
     if not isinstance(envelope, dict) or type(envelope.get("schema")) is not int:
         raise InputError(f"its {KEY!r} text is not the JSON object that vqclip writes")
-    if envelope["schema"] != SCHEMA:
-        raise InputError(f"its {KEY!r} text has schema {envelope['schema']}; this version reads {SCHEMA}")
+    if envelope["schema"] not in (1, SCHEMA):
+        raise InputError(f"its {KEY!r} text has schema {envelope['schema']}; this version reads 1 and {SCHEMA}")
+    if envelope["schema"] == 1:
+        envelope |= {field: {} for field in _SINCE_2 if field not in envelope}
     _check(envelope)
     return envelope
 
 
 def _check(envelope: dict[str, Any]) -> None:
-    """Refuse missing, unknown and mistyped fields of schema 1."""
+    """Refuse missing, unknown and mistyped fields."""
     if odd := ", ".join(sorted(set(envelope) ^ set(_FIELDS))):
         raise InputError(f"its {KEY!r} text has missing or unknown fields: {odd[:80]!a}")
     for field, kind in _FIELDS.items():
         if type(envelope[field]) is not kind:
             raise InputError(f"its {KEY!r} text: {field} is not of type {kind.__name__}")
-    for field in ("versions", "weights"):
+    for field in _TEXTS:
         if not all(isinstance(value, str) for value in envelope[field].values()):
             raise InputError(f"its {KEY!r} text: {field} does not map texts to texts")
 
