@@ -48,7 +48,7 @@ ROOMS = [
     {"run", "session"},
     {"assemble", "inputs", "makers", "makers_diffusion", "perceptors", "place"},
     {"progress", "terminal", "viewer", "preflight", "backends", "record", "compare"},
-    {"optimize", "annealing", "descent", "models", "memory", "tally"},
+    {"optimize", "annealing", "descent", "models", "memory", "cores", "tally"},
     {"losses", "colours", "looks", "crops", "padded", "augment", "images"},
     {"config", "effects", "document", "layers", "values", "schema", "keys", "presets", "shorthand", "paths"},
     {"job", "starter", "grammar", "__init__"},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +16,7 @@ from vqclip.backends import Backend
 from vqclip.compare.judge import Judge
 from vqclip.compare.rivals import COUNT, rivals
 from vqclip.config import Config
+from vqclip.cores import physical
 from vqclip.inputs import check
 from vqclip.job import InputError, Job
 from vqclip.makers import make
@@ -102,6 +102,7 @@ def open_judge(config: Config, note: Callable[[str], None]) -> tuple[Callable[[J
     """Load a config's judge alone: what makes a judge for a job, its file's SHA-256 and its tensors' sketch."""
     if config.judge is None:
         raise InputError("judge: none; a comparison needs one, for example judge=starter")
+    torch.set_num_threads(pick_threads(config))  # scores are the same whichever variant was made before
     device = pick_device(config.device)
     file = load(locate(config.judge, "judge", note))
     note = note if isinstance(note, Once) else Once(note)
@@ -124,7 +125,7 @@ def open_studio(config: Config, note: Callable[[str], None] = warnings.warn) -> 
     """
     note = note if isinstance(note, Once) else Once(note)
     check(config, note)
-    torch.set_num_threads(config.threads or _cores())
+    torch.set_num_threads(pick_threads(config))
     device = pick_device(config.device)
     dtype = pick_dtype(config.precision, device)
 
@@ -157,16 +158,28 @@ def _steered(judge: Weights, made: Made) -> bool:
     return judge.sha256 in made.hashes.values() or any(alike(eye, each) for each in made.eyes.values())
 
 
-def _cores() -> int:
-    """Cores this process may use: the number of threads is part of a result, so the environment has no say."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _version(package: str) -> str:
     try:
         return version(package)
     except ModuleNotFoundError:  # vqclip itself, run from a checkout that is not installed
         return "checkout"
+
+
+def pick_threads(config: Config) -> int:
+    """CPU threads of a run: as asked for, else as many as pay, whatever the environment says.
+
+    The models that ship are so small that threads wait for each other as long as they save, and where something else
+    has one of the cores much longer; any others get every physical core.
+    """
+    steering = (config.generator, *(guide.model for guide in config.guides), config.denoiser.model)
+    parts = {
+        "vqgan": steering,
+        "kandinsky": (config.kandinsky.prior, config.kandinsky.decoder, config.kandinsky.inpaint or "starter"),
+        "stable-diffusion": ("",),
+    }
+    named = [part for backend in {config.backend, config.start.backend or config.backend} for part in parts[backend]]
+    small = all(part.split("/")[0] in ("starter", "auto", "none") for part in named)
+    return config.threads or (1 if small else physical())
 
 
 def pick_device(wanted: str) -> torch.device:
