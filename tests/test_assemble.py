@@ -40,6 +40,27 @@ def test_facts_name_hashes_versions_and_threads(weight_files: dict[str, Path]) -
     assert studio.facts["precision"] == "float32"
 
 
+SMALL: list[dict[str, object]] = [
+    {}, {"denoiser": {"model": "none"}}, {"guides": ["starter", "starter/judge"]}, {"judge": "ViT-L/14"},
+    {"backend": "kandinsky"}, {"start": {"kind": "backend", "backend": "kandinsky"}},
+]  # fmt: skip
+LARGE: list[dict[str, object]] = [
+    {"generator": "vqgan.ckpt"}, {"guides": ["starter", "ViT-B/32"]}, {"denoiser": {"model": "./mine.safetensors"}},
+    {"backend": "kandinsky", "kandinsky": {"decoder": "kandinsky-community/kandinsky-2-2-decoder"}},
+    {"backend": "stable-diffusion"}, {"start": {"kind": "backend", "backend": "stable-diffusion"}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "expected"), [*((each, 1) for each in SMALL), *((each, 6) for each in LARGE)])
+def test_models_that_ship_get_one_thread_and_others_every_core(
+    changes: dict[str, object], expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assemble, "physical", lambda: 6)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert assemble.pick_threads(from_mapping({"include": "x", **changes}, source="test")) == expected
+    assert assemble.pick_threads(from_mapping({"include": "x", "threads": 2, **changes}, source="test")) == 2
+
+
 def test_an_ensemble_keeps_its_weights(weight_files: dict[str, Path]) -> None:
     pair = [str(weight_files["guide"]), {"model": str(weight_files["judge"]), "weight": 0.5}]
     studio = assemble.open_studio(from_mapping(settings(weight_files, guides=pair), source="test"))

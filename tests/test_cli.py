@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -239,6 +241,38 @@ def test_help_is_quick() -> None:
         subprocess.run([sys.executable, "-m", "vqclip", "--help"], check=True, capture_output=True)
         seconds.append(time.perf_counter() - begun)
     assert min(seconds) < 1.0  # 0.1 s on a quiet machine; torch alone would take longer than this
+
+
+def entries() -> list[list[str]]:
+    """Both ways into the command line: the module, and the script that installing makes."""
+    with (Path(__file__).parent.parent / "pyproject.toml").open("rb") as file:
+        module, function = tomllib.load(file)["project"]["scripts"]["vqclip"].split(":")
+    return [["-m", "vqclip"], ["-c", f"import sys; from {module} import {function}; sys.exit({function}())"]]
+
+
+@pytest.mark.parametrize("entry", entries(), ids=["module", "script"])
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        ({}, {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, {"OMP_WAIT_POLICY": "ACTIVE"}),
+        ({"KMP_BLOCKTIME": "200"}, {"KMP_BLOCKTIME": "200"}),
+        ({"GOMP_SPINCOUNT": "9"}, {"GOMP_SPINCOUNT": "9"}),
+    ],
+)
+def test_waiting_threads_sleep_before_torch_loads_unless_the_user_says_how(
+    entry: list[str], own: dict[str, str], expected: dict[str, str], tmp_path: Path
+) -> None:
+    """What torch would see as it loads."""
+    (tmp_path / "torch.py").write_text("import os, json; print(json.dumps(dict(os.environ))); raise SystemExit(7)")
+    names = ("OMP_WAIT_POLICY", "KMP_BLOCKTIME", "GOMP_SPINCOUNT", "KMP_LIBRARY")
+    environment = {key: value for key, value in os.environ.items() if key not in names} | own
+    environment["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{Path(__file__).parent.parent}"
+    command = [sys.executable, *entry, "run", "include=a red apple", f"outputs={tmp_path}"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 7, done.stderr
+    seen = json.loads(done.stdout)
+    assert {name: seen[name] for name in names if name in seen} == expected
 
 
 def test_a_closed_stdout_is_no_error() -> None:

@@ -34,8 +34,10 @@ def test_decay_alone_leads_to_zero() -> None:
     optimizer = Normalised([tensor], lr=0.5, weight_decay=0.1)
     optimizer.step()
     assert tensor.tolist() == [1.5] * 4
-    with pytest.raises(ValueError, match="closure"):
-        optimizer.step(lambda: 0.0)
+    optimizer.zero_grad(set_to_none=False)
+    assert tensor.grad.tolist() == [0.0] * 4
+    optimizer.zero_grad()
+    assert tensor.grad is None
 
 
 def walk(name: str, unit: float, *, aware: bool = True) -> torch.Tensor:

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 import vqclip
-from vqclip import exact
+from vqclip import cores, exact
 from vqclip import run as runs
 from vqclip.backends.vqgan import VQGANBackend
 from vqclip.config import load
@@ -166,7 +166,7 @@ class TestRuns:
         """Two threads made it; with two cores they are taken, with one that is said."""
         small = ["include=a red apple", "steps=1", "tries=1", "size=64,64", "judge=none", "video.formats=[]"]
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(exact, "cores", lambda: 2)
+        monkeypatch.setattr(cores, "usable", lambda: 2)
         screen = Recorded()
         (made,) = runs.run(load(None, [*small, "threads=2"]), screen)
         assert made.folder is not None
@@ -174,7 +174,7 @@ class TestRuns:
         runs.rerun(picture, ["video.formats=[]"], screen)
         assert not any("may differ" in line for line in screen.lines)
         assert torch.get_num_threads() == 2
-        monkeypatch.setattr(exact, "cores", lambda: 1)
+        monkeypatch.setattr(cores, "usable", lambda: 1)
         runs.rerun(picture, ["video.formats=[]", "precision=fp32"], screen)
         assert torch.get_num_threads() == 1
         (line,) = (line for line in screen.lines if "may differ" in line)

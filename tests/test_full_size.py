@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
+from types import FunctionType, ModuleType
 
+import pytest
 import torch
 from clip.model import CLIP
 from PIL import Image
 from torch import Tensor, nn
 
-from vqclip.models import vqgan
+from vqclip.models import clip, vqgan
+from vqclip.models.weights import Weights
+from vqclip.perceptors import perceptor
+from vqclip.place import Place
 
 ROOT = Path(__file__).parent.parent
 IMAGENET_F16_16384 = vqgan.Architecture(128, (1, 1, 2, 2, 4), 2, (4,), 3, 3, 256, 16384, 256, gumbel=False)
@@ -58,3 +65,32 @@ def test_full_size_weights_run_three_steps_at_256_pixels(tmp_path: Path) -> None
     with Image.open(folder / "final.png") as picture:
         assert picture.size == (256, 256)
         assert max(high - low for low, high in picture.getextrema()) > 20
+
+
+def held(root: object) -> int:
+    """Bytes of the tensors that can be reached from an object, each storage once."""
+    storages, seen, waiting = dict[int, int](), set[int](), [root]
+    while waiting:
+        item = waiting.pop()
+        if id(item) in seen or isinstance(item, type | ModuleType):
+            continue
+        seen.add(id(item))
+        if isinstance(item, Tensor):
+            storages[item.untyped_storage().data_ptr()] = item.untyped_storage().nbytes()
+        waiting += (item.__closure__ or ()) if isinstance(item, FunctionType) else gc.get_referents(item)
+    return sum(storages.values())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_of_a_loaded_clip_one_image_tower_stays_and_nothing_of_its_file(dtype: torch.dtype) -> None:
+    state = random_state(lambda: CLIP(*VIT_B_32), 1, torch.float16)
+    visual = sum(value.numel() for key, value in state.items() if key.startswith("visual."))
+    others = sum(value.numel() for value in state.values()) - visual
+    originals = [weakref.ref(value.untyped_storage()) for value in state.values() if value.dtype == torch.float16]
+    place = Place(torch.device("cpu"), dtype, "error", lambda _message: None)
+    eye = perceptor("ViT-B/32", Weights(Path("ViT-B-32.pt"), "", state), place)
+    assert isinstance(eye, clip.ClipPerceptor)
+    assert held(eye) == pytest.approx(4 * others + dtype.itemsize * visual, rel=0.005)  # and masks
+    del state
+    gc.collect()
+    assert not any(original() for original in originals)

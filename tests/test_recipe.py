@@ -16,7 +16,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 import vqclip
-from vqclip import cli, exact
+from vqclip import cli, cores, exact
 from vqclip import config as configs
 from vqclip import recipe as recipes
 from vqclip.job import InputError, Job, Prompt
@@ -224,7 +224,7 @@ def test_a_forged_picture_gets_nothing_that_the_command_does_not_name(
         }  # fmt: skip
         config = configs.load(folder / "config.resolved.yaml").config
         assert config.threads is not None
-        assert config.threads <= exact.cores()
+        assert config.threads <= cores.usable()
         assert (config.device, config.log_every, config.video.scale) in {("cpu", 1, 1), ("auto", 1, 1)}
         assert not {"secret", "private", "evil"} & set(shlex.split((folder / "run.json").read_text().replace('"', "")))
 
@@ -295,7 +295,7 @@ class TestTaken:
         )  # fmt: skip
         loaded, lines = recipes.taken(asked, Path("a.png"), [], trust=True)
         config = loaded.config
-        assert (config.outputs, config.name, config.threads) == ("outputs", None, exact.cores())
+        assert (config.outputs, config.name, config.threads) == ("outputs", None, cores.usable())
         assert (config.generator, config.steps) == (str(Path.cwd() / "x.ckpt"), 5000)
         assert (config.video.seconds, lines) == (3.0, [])
 

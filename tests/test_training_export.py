@@ -11,7 +11,7 @@ from safetensors import safe_open
 from torch import nn
 
 from training import checkpoint
-from training.export import export
+from training.export import export, machine
 
 PARTS = {"kind": "clip", "name": "tiny", "architecture": {"width": 8}, "training": {"minutes": 1}}
 
@@ -30,6 +30,19 @@ def test_an_export_is_half_precision_and_says_what_it_is(tmp_path: Path) -> None
     assert json.loads(metadata["architecture"]) == {"width": 8}
     licences = [entry["licence"] for entry in json.loads(metadata["provenance"])]
     assert licences == ["Apache-2.0", "CC-BY-4.0"]
+
+
+@pytest.mark.parametrize(("threads", "cores", "said"), [(1, 2, "1 thread of 2 cores"), (4, 1, "4 threads of 1 core")])
+def test_an_export_says_what_it_was_trained_on(
+    threads: int, cores: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    monkeypatch.setattr("torch.get_num_threads", lambda: threads)
+    monkeypatch.setattr("platform.machine", lambda: "riscv64")
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: f"Card {device.index}")
+    assert machine(torch.device("cpu")) == f"{said}, riscv64"
+    assert machine(torch.device("mps")) == f"mps, {said}, riscv64"
+    assert machine(torch.device("cuda:1")) == "Card 1"
 
 
 def test_share_alike_drawings_do_not_ship(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from clip.simple_tokenizer import SimpleTokenizer
 
 from training.concepts import COLOURS
+from vqclip.models.openai_clip import SimpleTokenizer
 
 BACKGROUNDS = COLOURS
 STYLE_WORDS = ("shaded", "flat", "glossy", "one colour", "outlined")

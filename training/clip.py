@@ -17,7 +17,7 @@ from safetensors import safe_open
 
 from training import checkpoint, pool
 from training.data import cache_folder, load
-from training.export import export
+from training.export import export, machine
 from training.recipes import GUIDE_STYLES, RECIPES
 from training.retrieval import Exam, make_exam, sit_exam
 from training.steps import Run, start, update
@@ -39,9 +39,8 @@ def borrow_text(run: Run, path: Path) -> None:
 def write_export(path: Path, name: str, run: Run, figures: dict[str, float]) -> None:
     """The averaged weights as a starter file, with the token ids of the table's rows."""
     recipe = run.recipe
-    machine = torch.cuda.get_device_name() if run.device.type == "cuda" else "one thread of a 2-core CPU"
     figures = {key: round(value, 4) for key, value in figures.items()}
-    training = {"minutes": round(run.seconds / 60, 1), "machine": machine, "views": run.views,
+    training = {"minutes": round(run.seconds / 60, 1), "machine": machine(run.device), "views": run.views,
                 "seed": recipe.seed, "text_from": recipe.text_from,
                 "radius": round(run.radius, 3), "concepts": len(run.codes.names), "figures": figures}  # fmt: skip
     tensors = dict(run.average.state_dict()) | {"token_ids": run.tokens.ids}

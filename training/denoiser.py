@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from training import checkpoint
 from training.data import cache_folder
 from training.denoiser_data import DRAWN, Sketches, load_sketches, load_vqgan
-from training.export import export
-from training.kandinsky_loop import follow, machine, save_pictures, spend
+from training.export import export, machine
+from training.kandinsky_loop import follow, save_pictures, spend
 from training.recipes import pace
 from vqclip.models import weights
 from vqclip.models.convert import latents_of

@@ -9,12 +9,12 @@ import json
 from pathlib import Path
 
 import torch
-from clip.model import CLIP, ModifiedResNet
 from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.towers import normalise
+from vqclip.models.openai_clip import CLIP, ModifiedResNet
 
 
 def load_tower(path: Path) -> ModifiedResNet:

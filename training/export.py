@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,15 @@ def describe_styles(styles: Iterable[str]) -> list[dict[str, str]]:
     """Name, version, licence and author of every drawing set that was trained on."""
     found = [STYLES[style] for style in styles]
     return [{"name": p.name, "version": p.version, "licence": p.licence, "author": p.author} for p in found]
+
+
+def machine(device: torch.device) -> str:
+    """Where a training runs, for the exported file: the accelerator, or how many threads of how many cores."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads, cores = torch.get_num_threads(), os.cpu_count() or 1
+    of = f"{threads} thread{'s' * (threads > 1)} of {cores} core{'s' * (cores > 1)}, {platform.machine()}"
+    return of if device.type == "cpu" else f"{device.type}, {of}"
 
 
 def export(

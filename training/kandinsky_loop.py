@@ -65,11 +65,6 @@ def follow(average: nn.Module, model: nn.Module, decay: float) -> None:
         old.lerp_(new, 1 - decay)
 
 
-def machine(device: torch.device) -> str:
-    """Where a training runs, in words for the exported file."""
-    return torch.cuda.get_device_name() if device.type == "cuda" else "one thread of a shared 2-core CPU"
-
-
 def save_pictures(path: Path, rows: Sequence[Tensor]) -> None:
     """A PNG with one line per row of pictures (B, 3, H, W) in [0, 1], all of one size."""
     sheet = torch.cat([torch.cat(list(row.cpu()), 2) for row in rows], 1)

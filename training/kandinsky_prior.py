@@ -22,9 +22,9 @@ from torch.nn import functional as F
 from training import checkpoint
 from training.captions import Meaning, leave_out, say
 from training.data import cache_folder
-from training.export import export
+from training.export import export, machine
 from training.kandinsky_data import DRAWN, Embeddings, fresh_embeddings, load_views
-from training.kandinsky_loop import follow, machine, spend
+from training.kandinsky_loop import follow, spend
 from training.recipes import pace
 from vqclip.backends.kandinsky_starter import PRIOR_NOISE
 from vqclip.backends.kandinsky_starter_eyes import TextEncoder, Tokenizer, text_encoder

@@ -21,9 +21,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from training import checkpoint
 from training.data import cache_folder
-from training.export import export
+from training.export import export, machine
 from training.kandinsky_data import DRAWN, Embeddings, fresh_embeddings, load_movq, load_views
-from training.kandinsky_loop import follow, machine, save_pictures, spend
+from training.kandinsky_loop import follow, save_pictures, spend
 from training.kandinsky_reading import Reading, read, translate, whiten
 from training.recipes import pace
 from vqclip.backends.kandinsky_starter import DECODER_NOISE

@@ -20,8 +20,8 @@ from training import checkpoint
 from training.codebook import Usage, cluster, quantise, restart
 from training.concepts import GUIDED
 from training.data import cache_folder, load
-from training.export import export
-from training.kandinsky_loop import follow, machine, save_pictures, spend
+from training.export import export, machine
+from training.kandinsky_loop import follow, save_pictures, spend
 from training.kandinsky_parts import MOVQ, make_movq, shift_latents
 from training.quality import psnr, structure
 from training.recipes import GUIDE_STYLES, pace

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from clip.model import CLIP
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -14,6 +13,7 @@ from training.contrast import attack
 from training.data import load
 from training.towers import encode_image, encode_text
 from training.views import make_bank
+from vqclip.models.openai_clip import CLIP
 
 ATTACKED = 128
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from clip.model import CLIP
 from torch import Tensor
 
 from training.captions import (
@@ -33,6 +32,7 @@ from training.pool import EMPTY, Pool
 from training.recipes import Recipe, pace, strengthen
 from training.towers import encode_image, encode_text, freeze_image_tower
 from training.views import Bank, cloud, disturb, make_views
+from vqclip.models.openai_clip import CLIP
 
 CHAINS = 768  # pictures of nothing that are kept; a quarter of a batch is drawn from them
 

@@ -1,4 +1,4 @@
-"""Faster forms of openai-clip's towers over the same weights: batch first, few passes, folded batch norms.
+"""Faster forms of openai-clip's towers for training, over the same weights: batch first, few passes.
 
 Builds nothing of its own: every weight stays where `clip.model.CLIP` keeps it, so its state dict is the
 export.
@@ -9,19 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from clip.model import (
-    CLIP,
-    AttentionPool2d,
-    Bottleneck,
-    ModifiedResNet,
-    ResidualAttentionBlock,
-    VisionTransformer,
-)
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's picture statistics
-STD = (0.26862954, 0.26130258, 0.27577711)
+from vqclip.models.clip import MEAN, STD
+from vqclip.models.fast.clip_towers import fast_image_tower
+from vqclip.models.openai_clip import CLIP, ResidualAttentionBlock, VisionTransformer
+
 GELU = 1.702  # QuickGELU: x * sigmoid(1.702 x)
 
 
@@ -59,18 +53,8 @@ def freeze_image_tower(model: CLIP, dtype: torch.dtype) -> Callable[[Tensor], Te
 
     Batch norms are folded into their convolutions and weights are cast once, for attacks of several steps.
     """
-    tower = model.visual
-    if isinstance(tower, VisionTransformer):
-        return lambda image: encode_image(model, image)
-    layers = _fold_resnet(tower, dtype)
-
-    def encode(image: Tensor) -> Tensor:
-        x = layers(normalise(image).to(dtype, memory_format=torch.channels_last))
-        with torch.autocast(image.device.type, enabled=False):
-            x = _attention_pool(tower.attnpool, x.float())
-        return F.normalize(x, dim=-1)
-
-    return encode
+    tower = fast_image_tower(model.visual, dtype).to(memory_format=torch.channels_last)
+    return lambda image: F.normalize(tower(normalise(image)).float(), dim=-1)
 
 
 def _norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
@@ -114,61 +98,3 @@ def _vision_transformer(tower: VisionTransformer, x: Tensor) -> Tensor:
         x = _block(block, x, causal=False)
     features: Tensor = _norm(tower.ln_post, x[:, 0]) @ tower.proj
     return features
-
-
-def _attention_pool(pool: AttentionPool2d, x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, E): the mean asks every place; only that one query is computed."""
-    batch, width = x.shape[:2]
-    places = x.flatten(2).transpose(1, 2)
-    places = torch.cat((places.mean(1, keepdim=True), places), 1) + pool.positional_embedding
-    q = pool.q_proj(places[:, :1])
-    q, k, v = (
-        t.view(batch, -1, pool.num_heads, width // pool.num_heads).transpose(1, 2)
-        for t in (q, pool.k_proj(places), pool.v_proj(places))
-    )
-    mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, width)
-    features: Tensor = pool.c_proj(mixed)
-    return features
-
-
-Stage = Callable[[Tensor], Tensor]
-
-
-def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d, dtype: torch.dtype) -> Stage:
-    if norm.running_mean is None or norm.running_var is None:
-        raise ValueError("a batch norm without running statistics can not be folded")
-    with torch.no_grad():
-        gain = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-        weight = (conv.weight * gain[:, None, None, None]).to(dtype, memory_format=torch.channels_last)
-        bias = (norm.bias - norm.running_mean * gain).to(dtype)
-    stride, padding = conv.stride[0], conv.padding[0]
-    return lambda x: F.conv2d(x, weight, bias, stride, int(padding))
-
-
-def _fold_block(block: Bottleneck, dtype: torch.dtype) -> Stage:
-    first, second, third = (_fold(getattr(block, f"conv{i}"), getattr(block, f"bn{i}"), dtype) for i in (1, 2, 3))
-    side = None
-    if block.downsample is not None:
-        side = _fold(block.downsample[1], block.downsample[2], dtype)
-
-    def run(x: Tensor) -> Tensor:
-        y = third(block.avgpool(F.relu(second(F.relu(first(x))))))
-        return F.relu(y + (x if side is None else side(block.downsample[0](x))))
-
-    return run
-
-
-def _fold_resnet(tower: ModifiedResNet, dtype: torch.dtype) -> Stage:
-    stem = [_fold(getattr(tower, f"conv{i}"), getattr(tower, f"bn{i}"), dtype) for i in (1, 2, 3)]
-    stages = (tower.layer1, tower.layer2, tower.layer3, tower.layer4)
-    blocks = [_fold_block(block, dtype) for stage in stages for block in stage]
-
-    def run(x: Tensor) -> Tensor:
-        for conv in stem:
-            x = F.relu(conv(x))
-        x = tower.avgpool(x)
-        for block in blocks:
-            x = block(x)
-        return x
-
-    return run

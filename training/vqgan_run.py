@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from training import checkpoint
 from training.codebook import Usage
 from training.discriminator import Critics
-from training.export import export
+from training.export import export, machine
 from training.scenes import Stock
 from training.sources import PERMISSIVE
 from vqclip.models.vqgan import Architecture, VQModel, is_decoders
@@ -106,10 +106,9 @@ def write_export(path: Path, run: Run, figures: dict[str, float]) -> None:
         "num_res_blocks": shape.blocks, "resolution": SCENE, "z_channels": shape.z_channels,
         "embed_dim": shape.code_dim, "n_embed": shape.codes,
     }  # fmt: skip
-    cuda = run.device.type == "cuda"
     training = {
         "minutes": round(run.seconds / 60, 1), "cpu_minutes": round(run.processor / 60, 1),
-        "machine": torch.cuda.get_device_name() if cuda else "one thread of a shared 2-core CPU",
+        "machine": machine(run.device),
         "steps": run.steps, "crops": run.crops, "seed": run.recipe.seed, "figures": figures,
     }  # fmt: skip
     tensors = dict(run.average.state_dict())

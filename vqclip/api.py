@@ -1,6 +1,8 @@
 """The Python API: one call for a picture, one generator for those who want each step.
 
-Writes no files unless the settings ask for a run folder.
+Writes no files unless the settings ask for a run folder. On a machine that has other things to do set
+OMP_WAIT_POLICY=PASSIVE (and KMP_BLOCKTIME=0 where torch was built with Intel's or LLVM's OpenMP) before torch is
+imported, as the command line does for itself: threads that wait then sleep.
 """
 
 from __future__ import annotations

@@ -17,7 +17,8 @@ from vqclip.backends import Backend
 from vqclip.compare.judge import Judge
 from vqclip.compare.rivals import COUNT, rivals
 from vqclip.config import Config
-from vqclip.exact import cores, hardware
+from vqclip.cores import physical
+from vqclip.exact import hardware
 from vqclip.inputs import check, digests
 from vqclip.job import InputError, Job
 from vqclip.makers import make
@@ -103,6 +104,7 @@ def open_judge(config: Config, note: Callable[[str], None]) -> tuple[Callable[[J
     """Load a config's judge alone: what makes a judge for a job, its file's SHA-256 and its tensors' sketch."""
     if config.judge is None:
         raise InputError("judge: none; a comparison needs one, for example judge=starter")
+    torch.set_num_threads(pick_threads(config))  # scores are the same whichever variant was made before
     device = pick_device(config.device)
     file = load(locate(config.judge, "judge", note))
     note = note if isinstance(note, Once) else Once(note)
@@ -125,7 +127,7 @@ def open_studio(config: Config, note: Callable[[str], None] = warnings.warn) -> 
     """
     note = note if isinstance(note, Once) else Once(note)
     check(config, note)
-    torch.set_num_threads(config.threads or cores())
+    torch.set_num_threads(pick_threads(config))
     device = pick_device(config.device)
     dtype = pick_dtype(config.precision, device)
 
@@ -165,6 +167,23 @@ def _version(package: str) -> str:
         return version(package)
     except ModuleNotFoundError:  # vqclip itself, run from a checkout that is not installed
         return f"{__version__}+checkout"
+
+
+def pick_threads(config: Config) -> int:
+    """CPU threads of a run: as asked for, else as many as pay, whatever the environment says.
+
+    The models that ship are so small that threads wait for each other as long as they save, and where something else
+    has one of the cores much longer; any others get every physical core.
+    """
+    steering = (config.generator, *(guide.model for guide in config.guides), config.denoiser.model)
+    parts = {
+        "vqgan": steering,
+        "kandinsky": (config.kandinsky.prior, config.kandinsky.decoder, config.kandinsky.inpaint or "starter"),
+        "stable-diffusion": ("",),
+    }
+    named = [part for backend in {config.backend, config.start.backend or config.backend} for part in parts[backend]]
+    small = all(part.split("/")[0] in ("starter", "auto", "none") for part in named)
+    return config.threads or (1 if small else physical())
 
 
 def pick_device(wanted: str) -> torch.device:

@@ -30,6 +30,8 @@ DONE, BAD_INPUT, BAD_WEIGHTS, NO_RESOURCES, INTERRUPTED = 0, 2, 3, 4, 130
 _CODES = {InputError: BAD_INPUT, WeightsError: BAD_WEIGHTS, ResourceError: NO_RESOURCES}
 _WIDTH, _VALUE, _ORIGIN = 120, 20, 20  # columns of a table, of a value in it and of where that came from
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}  # for every OpenMP; Intel's and LLVM's read the second
+_WAITING_TOO = ("GOMP_SPINCOUNT", "KMP_LIBRARY")  # what else says how threads wait
 _CPU_FULL = "DefaultCPUAllocator: can't allocate memory"  # torch has no class of its own for it
 
 
@@ -43,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):  # an ASCII terminal shows escapes instead of failing
             stream.reconfigure(errors="backslashreplace")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when torch loads; else CUDA repeats no sum
+    _wait_asleep()
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         with commands.make_context("vqclip", words) as context:
@@ -63,6 +66,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         click.echo(f"vqclip: {clean(explained[1])}", err=True)
         return explained[0]
     return DONE
+
+
+def _wait_asleep() -> None:
+    """Let threads that wait for others sleep, unless the user has said how they wait. OpenMP asks as torch loads.
+
+    They spin else, and where something else has one of the cores, they keep it from the thread that all wait for.
+    """
+    if "torch" not in sys.modules and not any(name in os.environ for name in (*_WAITING, *_WAITING_TOO)):
+        os.environ |= _WAITING
 
 
 def _hang_up() -> bool:

@@ -14,11 +14,10 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-import torch
 from filelock import FileLock, Timeout
 
 from vqclip import config as configs
-from vqclip.assemble import Once, Studio, open_judge, open_studio
+from vqclip.assemble import Once, Studio, open_judge, open_studio, pick_threads
 from vqclip.compare import cells, summary
 from vqclip.compare.cells import Cell
 from vqclip.compare.finished import read_run
@@ -82,7 +81,6 @@ def compare(loaded: Loaded, progress: Progress) -> Outcome:
     columns, note = _columns(loaded.config), Once(progress.note)  # variants read the same prompts
     for line in notices(loaded.origins, list(columns.values()), rules=RULES):
         note(line)
-    torch.set_num_threads(loaded.config.threads or torch.get_num_threads())
     title = ", ".join(columns)
     root = _open_folder(loaded, title)
     with _alone(root), stop_on_signal() as stop:
@@ -143,7 +141,7 @@ def _entries(config: Config, name: str, root: Path, seeds: int) -> Iterator[Entr
                 extras=picture.extras,
                 prompts=(),
                 seed=(config.seed if seed is None else seed) + number,
-                threads=torch.get_num_threads(),
+                threads=pick_threads(config),
             )
             folder = cells.place(root, name, job_of(single))
             single = replace(single, name=folder.name, outputs=str(folder.parent))

@@ -1,8 +1,8 @@
-"""Steepest descent by steps of a fixed size, as a torch optimizer; steps of any optimizer in another unit of length."""
+"""Steepest descent by steps of a fixed size, used like a torch optimizer; any optimizer's steps in another unit."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 
-class Normalised(torch.optim.Optimizer):
+class Normalised:
     """Moves every tensor against its gradient by `lr`, in root mean square over its elements.
 
     The picture-making step of Santurkar et al. 2019 ("Image Synthesis with a Single (Robust) Classifier"). Adam gives
@@ -19,17 +19,17 @@ class Normalised(torch.optim.Optimizer):
 
     Args:
         tensors: what moves; a gradient of zero leaves its tensor where it is.
-        lr: length of a step. weight_decay: share of the tensor added to its gradient.
+        lr: length of a step, in units of the latent. weight_decay: share of the tensor added to its gradient.
+
+    No `torch.optim.Optimizer`: the first one of a process imports all of torch._dynamo, a second before the first step.
     """
 
     def __init__(self, tensors: Iterable[Tensor], lr: float, weight_decay: float = 0.0) -> None:
-        super().__init__(tensors, {"lr": lr, "weight_decay": weight_decay})
+        self.param_groups: list[dict[str, Any]] = [{"params": list(tensors), "lr": lr, "weight_decay": weight_decay}]
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]  # no closure is offered
+    def step(self) -> None:
         """One step along the gradients that are there."""
-        if closure is not None:
-            raise ValueError("steps of a fixed size take no closure")
         for group in self.param_groups:
             for tensor in group["params"]:
                 if tensor.grad is None:
@@ -37,6 +37,11 @@ class Normalised(torch.optim.Optimizer):
                 slope = tensor.grad + group["weight_decay"] * tensor
                 size = slope.square().mean().sqrt()
                 tensor.sub_(torch.where(size > 0, slope * (group["lr"] / size.clamp_min(1e-30)), 0.0))
+
+    def zero_grad(self, set_to_none: bool = True) -> None:  # noqa: FBT001, FBT002  # as torch's optimizers have it
+        """Forget the gradients."""
+        for tensor in (each for group in self.param_groups for each in group["params"] if each.grad is not None):
+            tensor.grad = None if set_to_none else tensor.grad.zero_()
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from vqclip import __version__
+from vqclip import __version__, cores
 from vqclip.job import InputError, ResourceError, WeightsError
 
 # Package: the version that the tests ran with (requirements.txt), and those that should also work (pyproject.toml).
@@ -238,10 +238,9 @@ def memory() -> str:
 
 def threads() -> str:
     """Cores that this process may use, and what the environment says about them."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     names = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY")
     told = [f"{name} is {os.environ[name]}" for name in names if name in os.environ]
-    return ", ".join([f"{cores} cores for this process", *told])
+    return ", ".join([f"{cores.usable()} cores for this process", *told])
 
 
 def encoder() -> str:

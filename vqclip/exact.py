@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 import warnings
@@ -18,11 +17,6 @@ Made = TypeVar("Made")
 # Of the recorded versions those that cannot show in pixels: what runs the code, and what writes films.
 UNSEEN = ("python", "imageio-ffmpeg")
 _UNDETERMINED = re.compile(r"(?s)(\S+) does not have a deterministic implementation|.*not deterministic.* uses CuBLAS")
-
-
-def cores() -> int:
-    """Cores this process may use: the number of threads is part of a result, so the environment has no say."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def is_here(device: str) -> bool:

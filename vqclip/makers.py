@@ -77,24 +77,25 @@ def _vqgan(config: Config, place: Place, also: list[Path]) -> Callable[[Tensor |
         network, device=place.device, dtype=place.dtype, pull=config.optimizer.pull, **asdict(config.latent)
     )
     generator.grid(config.size)
-    files = [load(path) for path in paths]
     cleaned_by = load(cleaner, parts=("",)) if cleaner else None
     tidy = _denoiser(cleaned_by, made_by, place, unit=generator.unit) if cleaned_by else None
     known = all(path == STARTER / "guide-rn.safetensors" for path in paths)
     unit = generator.unit if config.optimizer.unit == "codebook" else 1.0
     recipe = replace(_recipe(config, tidied=tidy is not None, known=known), unit=unit)
-    guides = [perceptor(guide.model, file, place) for guide, file in zip(config.guides, files, strict=True)]
+    drawing = {"generator": made_by} | ({"denoiser": cleaned_by} if cleaned_by else {})
+    hashes, names, guides, eyes = {role: file.sha256 for role, file in drawing.items()}, [], [], {}
+    for number, (guide, path) in enumerate(zip(config.guides, paths, strict=True)):
+        file = load(path)  # one after the other: each is in memory twice until it is made
+        guides.append(perceptor(guide.model, file, place))
+        names.append(file.name)
+        hashes[f"guide {number}"], eyes[f"guide {number}"] = file.sha256, sketch(file.state)
     weights = [guide.weight for guide in config.guides]
-    hashes = {f"guide {i}": file.sha256 for i, file in enumerate(files)} | {"generator": made_by.sha256}
-    if cleaned_by is not None:
-        hashes["denoiser"] = cleaned_by.sha256
-    eyes = {f"guide {i}": sketch(file.state) for i, file in enumerate(files)}
-    names = tuple(file.name for file in (made_by, *([cleaned_by] if cleaned_by else []), *files))
+    models = (*(file.name for file in drawing.values()), *names)
 
     def finish(image: Tensor | None) -> Made:
         started = recipe if image is None else replace(recipe, image=image)
         backend = VQGANBackend(generator, guides, weights, recipe=started, denoiser=tidy)
-        return Made(backend, hashes, names, tuple(guide.read for guide in guides), eyes)
+        return Made(backend, hashes, models, tuple(guide.read for guide in guides), eyes)
 
     return finish
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -13,7 +14,20 @@ from vqclip.job import Step
 from vqclip.losses import Losses, View
 from vqclip.models import Generator, Perceptor
 
-MakeOptimizer = Callable[[list[Tensor]], torch.optim.Optimizer]
+
+class Optimizer(Protocol):
+    """What the loop uses of an optimizer; torch's are such."""
+
+    param_groups: list[dict[str, Any]]
+
+    def step(self) -> object:
+        """Move what it was made for along the gradients that are there."""
+
+    def zero_grad(self, set_to_none: bool = True) -> None:  # noqa: FBT001, FBT002  # as torch's have it
+        """Forget the gradients."""
+
+
+MakeOptimizer = Callable[[list[Tensor]], Optimizer]
 
 
 @torch.enable_grad()  # as a decorator: torch leaves the mode at each yield and re-enters on resume
@@ -45,7 +59,7 @@ def optimize(  # noqa: PLR0913  # all of a run's recipe, by keyword
         perceptors: CLIP models that look at the crops, in the order of the losses' targets.
         losses: named terms; their sum is descended.
         cropper: draws the crops of a step and cuts them out of the image.
-        optimizer: makes a torch optimizer for the latent.
+        optimizer: makes an optimizer for the latent.
         rate: learning rate of an update, 0-based.
         steps: number of updates, >= 0.
         rng: CPU generator from which every crop is drawn.
@@ -77,7 +91,7 @@ def optimize(  # noqa: PLR0913  # all of a run's recipe, by keyword
         _descend({name: loss(whole) for name, loss in losses.picture.items()}, terms, learning=learning)
 
         if canvas.grad is not None:  # before the yield: a run that waits then holds no graph
-            image.backward(canvas.grad)
+            (image * canvas.grad).sum().backward()  # given a gradient, torch would import sympy to compare its shape
 
         yield Step(index, steps, image.detach()[0], terms)
         if not learning:

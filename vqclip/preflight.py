@@ -132,7 +132,7 @@ class _Work:
         latent = self._generator.sample((columns * stride, rows * stride), self._rng).requires_grad_()
         image = self._generator.decode(latent)
         turn()
-        image.backward(torch.ones_like(image))
+        (image * torch.ones_like(image)).sum().backward()
 
     def look(self, count: int, turn: Turn = lambda: None) -> None:
         """Show every guide the first `count` crops of a grey picture and take the gradient back to it."""

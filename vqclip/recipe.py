@@ -15,7 +15,7 @@ from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 from vqclip import config as configs
-from vqclip import exact
+from vqclip import cores, exact
 from vqclip.backends.kandinsky_files import NAME as KANDINSKY
 from vqclip.config import Config, Guide, Loaded, Reference
 from vqclip.document import clean, plain, show
@@ -143,7 +143,7 @@ def _fit(layer: Layer) -> None:
     """Cut threads and device to what this machine has."""
     threads, device = layer.get("threads"), layer.get("device")
     if threads is not None and threads.value is not None:
-        layer["threads"] = replace(threads, value=min(threads.value, exact.cores()))
+        layer["threads"] = replace(threads, value=min(threads.value, cores.usable()))
     if device is not None:
         kind = device.value.partition(":")[0]
         layer["device"] = replace(device, value=kind if exact.is_here(kind) else "auto")

@@ -76,6 +76,11 @@ class _Tally(TorchDispatchMode):
         self.turned = 0
         self._known: dict[int, weakref.ref[Any]] = {}  # by address
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: keeping torch.compile away would import all of torch._dynamo, and nothing is compiled here."""
+        return False
+
     def turn(self) -> None:
         self.turned = len(self.history)
         self.history.append(self.live)

@@ -17,7 +17,7 @@ from transformers import BatchEncoding, CLIPImageProcessor, CLIPTextConfig, CLIP
 
 from vqclip.job import WeightsError
 from vqclip.models import clip
-from vqclip.models.clip import tokenizer as byte_pairs  # type: ignore[attr-defined]  # renamed there, not listed
+from vqclip.models.clip import tokenizer as byte_pairs
 from vqclip.starter.reading import Read
 
 

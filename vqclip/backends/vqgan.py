@@ -21,9 +21,9 @@ from vqclip.descent import Normalised
 from vqclip.job import InputError, Job, Result, Step
 from vqclip.models import Generator, Perceptor
 from vqclip.models.denoiser import Denoiser
-from vqclip.optimize import MakeOptimizer, optimize
+from vqclip.optimize import MakeOptimizer, Optimizer, optimize
 
-OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
     "radam": torch.optim.RAdam,
@@ -224,7 +224,7 @@ class VQGANBackend:
 
 def _maker(recipe: Recipe) -> MakeOptimizer:
     kind = OPTIMIZERS[recipe.optimizer]
-    return lambda tensors: kind(tensors, lr=recipe.rate, weight_decay=recipe.weight_decay)  # type: ignore[call-arg]  # all six take both
+    return lambda tensors: kind(tensors, lr=recipe.rate, weight_decay=recipe.weight_decay)
 
 
 def cosine(start: float, end: float, steps: int) -> Callable[[int], float]:

@@ -12,21 +12,19 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vqclip.job import InputError, Reading, WeightsError
+from vqclip.models.blank import blank
 from vqclip.models.fast.clip_towers import fast_image_tower
+from vqclip.models.openai_clip import CLIP, SimpleTokenizer
 from vqclip.starter.reading import Read, Reader
 from vqclip.starter.words import table, vocabulary
 
-with warnings.catch_warnings():  # the package's __init__ imports pkg_resources, which announces its end
-    warnings.simplefilter("ignore")
-    from clip.clip import _tokenizer as tokenizer  # built once at import by the package itself
-    from clip.model import CLIP
-
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's training pictures, RGB in [0, 1]
 STD = (0.26862954, 0.26130258, 0.27577711)
+tokenizer = SimpleTokenizer()  # openai-clip's byte pairs, without state
 _LARGEST = 1_500_000_000  # parameters; OpenAI's largest (RN50x64) has 623 million
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 
@@ -47,7 +45,7 @@ def build(state: Mapping[str, Tensor]) -> CLIP:
     if total > _LARGEST:
         raise WeightsError(f"a CLIP of {total / 1e6:.0f} million parameters; at most {_LARGEST / 1e6:.0f} are expected")
     try:
-        with torch.device("meta"):
+        with blank():
             model = CLIP(**infer_arguments(weights))
         model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in weights.items()}, assign=True)
         # The causal mask is no weight: the class made it on the meta device, so make it again for real.
@@ -115,8 +113,9 @@ class ClipPerceptor:
         too_long: str = "error",
         notice: Callable[[str], None] = warnings.warn,
     ) -> None:
-        self._model = model.to(device)
-        self._tower = fast_image_tower(model.visual, dtype)
+        self._texts = _TextTower(model).to(device)
+        self._tower = fast_image_tower(model.visual, dtype).to(device)  # the plain one goes with the caller's model
+        self._size, self._context = int(model.visual.input_resolution), int(model.context_length)
         self._exact = torch.promote_types(dtype, torch.float32)
         self._device, self._too_long, self._notice = device, too_long, notice
         if token_ids is not None and bool((token_ids.diff() <= 0).any()):
@@ -129,12 +128,12 @@ class ClipPerceptor:
     @property
     def scale(self) -> float:
         """The factor on cosines that made logits of them in its training."""
-        return float(self._model.logit_scale.exp())
+        return float(self._texts.logit_scale.exp())
 
     @property
     def size(self) -> int:
         """Side of the square pictures it looks at, in pixels."""
-        return int(self._model.visual.input_resolution)
+        return self._size
 
     @torch.no_grad()
     def embed_text(self, texts: Sequence[str], *, unit: bool = True) -> Tensor:
@@ -144,7 +143,7 @@ class ClipPerceptor:
             InputError: a text has more tokens than the context holds and `too_long` is "error".
         """
         tokens = torch.stack([self._tokens(text) for text in texts]).to(self._device)  # (T, context)
-        features: Tensor = self._model.encode_text(tokens).to(self._exact)
+        features: Tensor = self._texts(tokens).to(self._exact)
         return F.normalize(features, dim=-1) if unit else features
 
     def embed_image(self, crops: Tensor) -> Tensor:
@@ -158,7 +157,7 @@ class ClipPerceptor:
         openai-clip takes the position of the largest number for the end of the text, so the end token
         keeps the highest row.
         """
-        context = self._model.context_length
+        context = self._context
         body = tokenizer.encode(self.read(text).text)
         if len(body) > context - 2:
             given = f"{text[:60]!r} has {len(body)} tokens; this CLIP reads {context - 2}"
@@ -174,6 +173,23 @@ class ClipPerceptor:
     def read(self, text: str) -> Reading:
         """What a cut vocabulary makes of a text (see `vqclip.starter.reading`); a full one reads it as it is."""
         return self._read(text)
+
+
+class _TextTower(nn.Module):
+    """What openai-clip's `encode_text` does, with its own parts; its class asks the image tower for a precision."""
+
+    def __init__(self, model: CLIP) -> None:
+        super().__init__()
+        self.token_embedding, self.positional_embedding = model.token_embedding, model.positional_embedding
+        self.transformer, self.ln_final = model.transformer, model.ln_final
+        self.text_projection, self.logit_scale = model.text_projection, model.logit_scale
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(T, context) int64 rows of the token embedding -> (T, E)."""
+        x = self.token_embedding(tokens) + self.positional_embedding  # (T, context, width)
+        x = self.ln_final(self.transformer(x.permute(1, 0, 2)).permute(1, 0, 2))
+        features: Tensor = x[torch.arange(len(x)), tokens.argmax(dim=-1)] @ self.text_projection
+        return features
 
 
 def reading_of(token_ids: Tensor | None) -> Read:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vqclip.job import WeightsError
+from vqclip.models.blank import blank
 
 SHIFT = 3.0  # neighbouring cells and channels say much the same, so that noise must be louder to hide a thing
 _STEPS = 1000.0  # what the network reads is this many times the level
@@ -99,7 +100,7 @@ def build(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> nn.Module
         raise WeightsError(f"holds {ascii(metadata.get('kind'))[:60]}; 'denoiser' is needed")
     shape = _read_shape(metadata)
     try:
-        with torch.device("meta"):
+        with blank():
             network = make_network(**shape)
         network.load_state_dict({key: value.float() for key, value in state.items()}, strict=True, assign=True)
     except (RuntimeError, ValueError, ZeroDivisionError) as error:

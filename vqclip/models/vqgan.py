@@ -19,6 +19,7 @@ from taming.modules.diffusionmodules.model import Decoder, Encoder
 from torch import Tensor, nn
 
 from vqclip.job import InputError, WeightsError
+from vqclip.models.blank import blank
 from vqclip.models.denoiser import regroup
 from vqclip.models.quantize import clamp_with_grad, deviation, look_up, nearest_codes, straight_through
 
@@ -149,7 +150,7 @@ def build(state: Mapping[str, Tensor], *, groups: int = _TAMING_GROUPS) -> VQMod
         )
     shape = infer_architecture(kept, groups=groups)
     try:
-        with torch.device("meta"):
+        with blank():
             model = VQModel(shape)
         model.load_state_dict({key: value.float() for key, value in kept.items()}, strict=True, assign=True)
     except (RuntimeError, ValueError) as error:

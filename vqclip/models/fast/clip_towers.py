@@ -8,17 +8,14 @@ the weights and activations are bfloat16 too, which openai-clip's LayerNorm does
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-ImageTower = Callable[[Tensor], Tensor]
 
-
-def fast_image_tower(visual: Any, dtype: torch.dtype) -> ImageTower:
+def fast_image_tower(visual: Any, dtype: torch.dtype) -> nn.Module:
     """(N, 3, S, S) normalised float32 -> (N, E) features in `dtype`.
 
     Args:
