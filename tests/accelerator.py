@@ -81,7 +81,7 @@ class Card(TorchDispatchMode):
         return out
 
 
-def _apply(self: torch.nn.Module, fn: Any, recurse: bool = True) -> torch.nn.Module:  # noqa: ARG001
+def _apply(self: torch.nn.Module, fn: Any, recurse: bool = True) -> torch.nn.Module:
     """`Module._apply`, which `to` uses: torch's own cannot move a network that was moved before."""
     for module in self.modules():
         for store in (module._parameters, module._buffers):

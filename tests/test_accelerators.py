@@ -91,8 +91,11 @@ def test_the_walk_through_the_graph_gives_torchs_gradients() -> None:
         assert torch.allclose(leaf.grad, gradient, atol=1e-12)
 
 
-@pytest.mark.parametrize("method", ["homography", "pooled", "padded"])
-@pytest.mark.parametrize("pad", ["border", "grey", "reflection"])
+@pytest.mark.parametrize(
+    ("method", "pad"),
+    [("homography", "border"), ("homography", "grey"), ("homography", "reflection"), ("pooled", "border"),
+     ("padded", "border")],
+)  # fmt: skip
 def test_no_step_waits_whatever_the_crops(machine: Machine, method: str, pad: str) -> None:
     sections = {"crops.method": method, "crops.pad": pad, "crops.noise": 0.1, "crops.erase": 0.5}
     assert machine.waits(**sections) == []
@@ -138,6 +141,13 @@ def test_one_copy_goes_over_a_step(machine: Machine) -> None:
     machine.card.copied = 0
     next(steps)
     assert machine.card.copied == 3 * 28 * 4
+
+
+def test_the_clock_waits_for_no_step(machine: Machine) -> None:
+    config = from_mapping(nested(TINY | {"coarse": 0.0}), source="test")
+    seen: list[int] = []
+    machine.backend(config).generate(job_of(config), lambda step: seen.append(len(machine.card.waits)))
+    assert len(set(seen)) == 1
 
 
 def test_a_run_is_recorded_and_judged(machine: Machine, tmp_path: Path) -> None:
