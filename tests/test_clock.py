@@ -53,10 +53,43 @@ def test_what_a_callback_raises_passes_and_ends_the_pause(monkeypatch: pytest.Mo
 
 
 def test_what_is_queued_on_the_device_is_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    """CUDA returns at once and works on; a pause that did not wait would count that as the callback's time."""
-    hands = Hands(monkeypatch)
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda _device: hands.pass_(2.0))
+    """CUDA returns at once and works on; what is still queued when a pause begins is no part of the pause."""
+    queue = Queue(monkeypatch)
     clock = Clock(torch.device("cuda"))
+    queue.work(2.0)
     with clock.paused():
-        pass
-    assert clock.seconds == 4.0  # before the pause and at the end
+        queue.host(5.0)  # of which the device works for two
+    queue.work(1.0)
+    assert queue.waits == 0
+    assert clock.seconds == pytest.approx(3.0)
+    assert queue.waits > 0
+
+
+class Queue:
+    """A device that works off what is queued, and marks in its queue that know when they were reached."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.free, self.waits = 0.0, 0.0, 0
+        queue = self
+
+        class Event:
+            def __init__(self, *, enable_timing: bool) -> None:
+                assert enable_timing
+
+            def record(self, _stream: object) -> None:
+                self.at = max(queue.now, queue.free)
+
+            def synchronize(self) -> None:
+                queue.waits += 1
+
+            def elapsed_time(self, last: Event) -> float:
+                return (last.at - self.at) * 1000
+
+        monkeypatch.setattr(torch.cuda, "Event", Event)
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda _device: None)
+
+    def work(self, seconds: float) -> None:
+        self.free = max(self.now, self.free) + seconds
+
+    def host(self, seconds: float) -> None:
+        self.now += seconds

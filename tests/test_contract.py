@@ -49,7 +49,7 @@ ROOMS = [
     {"assemble", "inputs", "recipe", "makers", "makers_diffusion", "perceptors", "place"},
     {"progress", "terminal", "viewer", "preflight", "backends", "record", "compare"},
     {"optimize", "annealing", "descent", "exact", "models", "memory", "cores", "tally"},
-    {"losses", "colours", "looks", "crops", "padded", "augment", "images"},
+    {"losses", "colours", "looks", "crops", "padded", "augment", "devices", "images"},
     {"config", "effects", "document", "layers", "values", "schema", "keys", "presets", "shorthand", "paths"},
     {"job", "starter", "grammar", "__init__"},
 ]

@@ -169,7 +169,7 @@ def test_gradient_reaches_the_whole_picture_without_aliasing() -> None:
     """At 4x minification every pixel still gets gradient, through the pyramid."""
     image = torch.rand(1, 3, 256, 256, generator=rng()).requires_grad_()
     grid = sampling_grid(torch.eye(3)[None], 64)
-    sample(image, grid, torch.tensor([256.0]), outside="border").sum().backward()
+    sample(image, grid, [256.0], outside="border").sum().backward()
     assert float((image.grad.abs() > 0).float().mean()) == 1.0
 
 

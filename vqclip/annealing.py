@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vqclip.devices import seeded
 from vqclip.models.denoiser import Denoiser, mixture
 
 
@@ -38,7 +39,8 @@ class Annealing:
     """One run's walk from noise to a clean latent; call it once after every update.
 
     Args:
-        denoiser: of the generator's latents. levels: how loud the noise is when. rng: CPU generator of the noise.
+        denoiser: of the generator's latents. levels: how loud the noise is when. rng: CPU generator of the noise;
+            on an accelerator its seed alone counts, and the noise is drawn there.
     """
 
     def __init__(self, denoiser: Denoiser, levels: Levels, rng: torch.Generator) -> None:
@@ -57,7 +59,9 @@ class Annealing:
 
     def _noise(self, latent: Tensor) -> Tensor:
         """Fresh noise, mixed with the old noise as it looks from the updated latent."""
-        fresh = self._denoiser.unit * torch.randn(latent.shape, generator=self._rng).to(latent.device)
+        if self._rng.device.type != latent.device.type:
+            self._rng = seeded(latent.device, self._rng.initial_seed())
+        fresh = self._denoiser.unit * torch.randn(latent.shape, generator=self._rng, device=latent.device)
         if self._last is None:
             return fresh
         noisy, keep, loud = self._last

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -40,7 +40,7 @@ def to_lab(rgb: Tensor) -> Tensor:
     """(..., 3) sRGB in [0, 1] -> L*a*b* with L in [0, 100]; differentiable, black included."""
     safe = rgb.clamp_min(1e-4)
     linear = torch.where(rgb > 0.04045, ((safe + 0.055) / 1.055) ** 2.4, rgb / 12.92)
-    xyz = linear @ linear.new_tensor(TO_XYZ).T
+    xyz = linear @ _constant(TO_XYZ, linear.device, linear.dtype).T
     f = torch.where(xyz > 0.008856, xyz.clamp_min(1e-6) ** (1 / 3), 7.787 * xyz + 16 / 116)
     x, y, z = f.unbind(-1)
     return torch.stack((116 * y - 16, 500 * (x - y), 200 * (y - z)), -1)
@@ -48,8 +48,10 @@ def to_lab(rgb: Tensor) -> Tensor:
 
 def classify(rgb: Tensor) -> Tensor:
     """(..., 3) sRGB in [0, 1] -> index into COLOURS of the nearest shade."""
-    distance = torch.cdist(_spread(rgb).reshape(-1, 3), _shades()[0].to(rgb))
-    return _shades()[1].to(rgb.device)[distance.argmin(1)].reshape(rgb.shape[:-1])
+    pixels = _spread(rgb).reshape(-1, 3)
+    shades, words = _table_at(pixels.device, pixels.dtype)
+    distance = torch.cdist(pixels, shades)
+    return words[distance.argmin(1)].reshape(rgb.shape[:-1])
 
 
 def depth(image: Tensor, word: str) -> Tensor:
@@ -64,18 +66,36 @@ def depth(image: Tensor, word: str) -> Tensor:
     Returns:
         (B, H, W).
     """
-    shades, words = (each.to(image.device) for each in _all_shades())
     pixels = _spread(image.clamp(0, 1).movedim(1, -1)).flatten(0, -2)  # (B*H*W, 3)
-    shades = shades.to(pixels)
+    shades, own, others = _sides_of(word, pixels.device, pixels.dtype)
     square = pixels.square().sum(1, keepdim=True) - 2 * pixels @ shades.T + shades.square().sum(1)
     distance = square.clamp_min(1e-3).sqrt()
-    own = words == COLOURS.index(word)
-    inside = distance[:, ~own].amin(1) - distance[:, own].amin(1)
+    inside = distance.index_select(1, others).amin(1) - distance.index_select(1, own).amin(1)
     return inside.view(image.shape[0], *image.shape[2:])
 
 
 def _spread(rgb: Tensor) -> Tensor:
-    return to_lab(rgb) * rgb.new_tensor(_HALF)
+    return to_lab(rgb) * _constant(_HALF, rgb.device, rgb.dtype)
+
+
+# Tables are made once for each device: a step that copied them would wait for the copy.
+@cache
+def _constant(numbers: tuple[Any, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    return torch.tensor(numbers, dtype=dtype, device=device)
+
+
+@cache
+def _table_at(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    shades, words = _shades()
+    return shades.to(device, dtype), words.to(device)
+
+
+@cache
+def _sides_of(word: str, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """(S, 3) all shades, and which of them are a word's and which are not."""
+    shades, words = _all_shades()
+    own = words == COLOURS.index(word)
+    return shades.to(device, dtype), own.nonzero()[:, 0].to(device), (~own).nonzero()[:, 0].to(device)
 
 
 @cache

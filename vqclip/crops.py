@@ -1,20 +1,23 @@
 """Seeded, batched, differentiable crops: geometry x colour x erasing x noise.
 
-Every parameter of a step is drawn on the CPU from one generator before any pixel is touched; cutting
-is then a pure function of picture and plan. Knows no model and no config.
+Every parameter of a step is drawn on the CPU from one generator before any pixel is touched, and goes to the
+picture's device in one copy; cutting is then a pure function of picture and plan, which never waits for the device.
+Knows no model and no config.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vqclip.augment import kornia_chain
+from vqclip.augment import Chain
+from vqclip.devices import in_one_copy, sample_at, seeded
 from vqclip.padded import Windows, cut_windows, draw_windows
 
 PADDINGS = ("border", "reflection", "grey")
@@ -59,14 +62,15 @@ class CropSpec:
 
 @dataclass(frozen=True)
 class CropPlan:
-    """The parameters of one step's crops, all on the CPU.
+    """The parameters of one step's crops, drawn on the CPU; `to` brings them to a device.
 
     `homography` (N, 3, 3) maps output coordinates to picture coordinates, both normalised to [-1, 1]
     with pixel centres inside (align_corners=False). `side` (N,) is the window's side in pixels.
     `colour` (N, 3, 4) is the affine colour map. `erased` (N, 4) holds left, top, right, bottom in
     [-1, 1] (empty when right <= left), `fill` (N,) the grey of erased and outside areas, `noise` (N,)
-    the standard deviations and `seed` the source of noise and kornia draws. `windows` is what the method "padded"
-    cuts instead.
+    the standard deviations and `seed` the source of noise and kornia draws. `sides` are those of the windows as
+    numbers, and `noisy` says which crops have noise: what is decided by them is decided on the host. `windows` is what
+    the method "padded" cuts instead.
     """
 
     homography: Tensor
@@ -77,6 +81,8 @@ class CropPlan:
     noise: Tensor
     seed: int
     chunks: tuple[range, ...]
+    sides: tuple[float, ...]
+    noisy: tuple[bool, ...]
     windows: Windows | None = None
 
     @property
@@ -84,13 +90,24 @@ class CropPlan:
         """Number of crops."""
         return len(self.fill)
 
+    def to(self, device: torch.device) -> CropPlan:
+        """The same plan on a device, all of it in one copy."""
+        if device.type == "cpu":
+            return self
+        names = ("homography", "side", "colour", "erased", "fill", "noise")
+        windows = () if self.windows is None else self.windows.tensors
+        made = in_one_copy([*(getattr(self, name) for name in names), *windows], device)
+        own: dict[str, Any] = dict(zip(names, made[: len(names)], strict=True))
+        moved = None if self.windows is None else self.windows.with_tensors(made[len(names) :])
+        return replace(self, **own, windows=moved)
+
 
 class Cropper:
     """Draws and cuts the crops of a step."""
 
     def __init__(self, spec: CropSpec) -> None:
         self.spec = spec
-        self._augment: Callable[[Tensor, int], Tensor] | None = kornia_chain(spec.augment) if spec.augment else None
+        self._augment = Chain(spec.augment) if spec.augment else None
 
     def draw(self, rng: torch.Generator, *, width: int, height: int, progress: float = 0.0) -> CropPlan:
         """Draw one step's parameters for `width` x `height` pixels; `progress` of the run is in [0, 1]."""
@@ -104,15 +121,18 @@ class Cropper:
             windows = draw_windows(
                 u[:7], width=width, height=height, flip=spec.flip, rotate=spec.rotate, shift=spec.shift
             )
+        noise = (spec.noise + fading) * u[9]
         return CropPlan(
             homography=homography,
             side=side,
             colour=_colour(spec.colour, u[10:14]),
             erased=_rectangle(spec.erase, u[14:19]),
             fill=u[19],
-            noise=(spec.noise + fading) * u[9],
+            noise=noise,
             seed=seed,
             chunks=tuple(range(s, min(s + spec.chunk, n)) for s in range(0, n, spec.chunk)),
+            sides=tuple(side.tolist()),
+            noisy=tuple(noise.bool().tolist()),
             windows=windows,
         )
 
@@ -120,7 +140,7 @@ class Cropper:
         """Cut the crops `part` of a plan.
 
         Args:
-            image: (1, 3, H, W) float32 in [0, 1].
+            image: (1, 3, H, W) float32 in [0, 1], on the device of the plan.
             size: side of the crops in pixels.
 
         Returns:
@@ -140,48 +160,50 @@ class Cropper:
         return _add_noise(crops, plan, rows)
 
     def _warp(self, image: Tensor, plan: CropPlan, rows: slice, *, size: int) -> Tensor:
-        device = image.device
-        grid = sampling_grid(plan.homography[rows], size).to(device)  # (n, S, S, 2)
-        crops = sample(image, grid, plan.side[rows], outside=self.spec.pad)
-        fill = plan.fill[rows].to(device)[:, None, None, None]
+        grid = sampling_grid(plan.homography[rows], size)  # (n, S, S, 2)
+        crops = sample(image, grid, plan.sides[rows], outside=self.spec.pad)
+        fill = plan.fill[rows][:, None, None, None]
         if self.spec.pad == "grey":
             inside = (grid.abs() <= 1).all(-1)[:, None]  # (n, 1, S, S)
             crops = torch.where(inside, crops, fill)
-        colour = plan.colour[rows].to(device)
+        colour = plan.colour[rows]
         flat = torch.baddbmm(colour[:, :, 3:], colour[:, :, :3], crops.flatten(2))  # (n, 3, S*S)
-        return _erase(flat.view_as(crops), plan.erased[rows].to(device), fill)
+        return _erase(flat.view_as(crops), plan.erased[rows], fill)
 
 
 def sampling_grid(homography: Tensor, size: int) -> Tensor:
     """Where each output pixel looks: (N, 3, 3) homographies -> (N, size, size, 2) normalised x, y."""
-    axis = (torch.arange(size) * 2 + 1) / size - 1  # pixel centres
+    axis = (torch.arange(size, device=homography.device) * 2 + 1) / size - 1  # pixel centres
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     points = torch.stack([x, y, torch.ones_like(x)], dim=-1).view(-1, 3)  # (S*S, 3)
     mapped = points @ homography.mT  # (N, S*S, 3)
     return (mapped[..., :2] / mapped[..., 2:]).view(-1, size, size, 2)
 
 
-def sample(image: Tensor, grid: Tensor, side: Tensor, *, outside: str) -> Tensor:
+def sample(image: Tensor, grid: Tensor, sides: Sequence[float], *, outside: str) -> Tensor:
     """Bilinear samples of one picture at N grids, from a pyramid level that does not alias.
 
-    Four taps see a quarter of the pixels at 4x minification; so a window of `side` pixels is read
+    Four taps see a quarter of the pixels at 4x minification; so a window with a side of that many pixels is read
     from the average-pooled picture whose window is less than twice the output.
     """
     padding = "border" if outside == "grey" else outside
-    levels = (side / grid.shape[1]).log2().floor().clamp(min=0).long()
-    crops = image.new_empty(len(grid), image.shape[1], *grid.shape[1:3])
+    highest = min(image.shape[-2:]).bit_length() - 1  # the level with one pixel along the short side
+    # floor(log2(side / output)) by the exponent of the quotient, which is exact.
+    levels = [min(max(0, math.frexp(side / grid.shape[1])[1] - 1), highest) for side in sides]
+    crops: dict[int, Tensor] = {}
     pyramid = image
-    for level in range(int(levels.max()) + 1):
-        chosen = (levels == level).nonzero()[:, 0]
-        if len(chosen):
-            picture = pyramid.expand(len(chosen), -1, -1, -1)
-            where = chosen.to(image.device)
-            cut = F.grid_sample(picture, grid[where], "bilinear", padding, align_corners=False)
-            crops = cut if len(chosen) == len(grid) else crops.index_copy(0, where, cut)
-        if min(pyramid.shape[-2:]) < 2:
-            break
-        pyramid = F.avg_pool2d(pyramid, 2)
-    return crops
+    for level in range(max(levels) + 1):
+        if level:
+            pyramid = F.avg_pool2d(pyramid, 2)
+        chosen = [index for index, own in enumerate(levels) if own == level]
+        if len(chosen) == len(levels):
+            return sample_at(pyramid, grid, "bilinear", padding, align_corners=False)
+        if chosen:
+            # Stacked, not indexed: a list of indices would be copied to the device, and waited for.
+            where = torch.stack([grid[index] for index in chosen])
+            cut = sample_at(pyramid, where, "bilinear", padding, align_corners=False)
+            crops |= dict(zip(chosen, cut.unbind(0), strict=True))
+    return torch.stack([crops[index] for index in range(len(levels))])
 
 
 def _geometry(spec: CropSpec, u: tuple[Tensor, ...], *, width: int, height: int) -> tuple[Tensor, Tensor]:
@@ -257,8 +279,8 @@ def _erase(crops: Tensor, erased: Tensor, fill: Tensor) -> Tensor:
 
 
 def _add_noise(crops: Tensor, plan: CropPlan, rows: slice) -> Tensor:
-    if not bool(plan.noise[rows].any()):
+    if not any(plan.noisy[rows]):
         return crops
-    rng = torch.Generator().manual_seed(plan.seed + rows.start + crops.shape[-1])
-    noise = torch.randn(crops.shape, generator=rng) * plan.noise[rows][:, None, None, None]
-    return crops + noise.to(crops.device)
+    rng = seeded(crops.device, plan.seed + rows.start + crops.shape[-1])
+    noise = torch.randn(crops.shape, generator=rng, device=crops.device)
+    return crops + noise * plan.noise[rows][:, None, None, None]

@@ -39,11 +39,12 @@ def to_uint8(image: torch.Tensor) -> NDArray[np.uint8]:
     if pixels.ndim != 3 or pixels.shape[0] != 3 or not pixels.is_floating_point():
         shape = tuple(image.shape)
         raise ValueError(f"image is {shape} {image.dtype}; (3, H, W) or (1, 3, H, W) float is needed")
-    if not bool(torch.isfinite(pixels).all()):  # device sync
+    rounded = pixels.float().nan_to_num().clamp(0, 1).mul(255).round().to(torch.uint8)
+    finite = torch.isfinite(pixels).all().to(torch.uint8)
+    told: NDArray[np.uint8] = torch.cat([rounded.permute(1, 2, 0).flatten(), finite[None]]).cpu().numpy()  # device sync
+    if not told[-1]:
         raise ValueError("image holds NaN or infinite values")
-    rounded = pixels.float().clamp(0, 1).mul(255).round().to(torch.uint8)
-    array: NDArray[np.uint8] = rounded.permute(1, 2, 0).contiguous().cpu().numpy()
-    return array
+    return told[:-1].reshape(*pixels.shape[1:], 3)
 
 
 def to_pil(image: torch.Tensor) -> Image.Image:

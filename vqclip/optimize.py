@@ -82,6 +82,7 @@ def optimize(  # noqa: PLR0913  # all of a run's recipe, by keyword
         learning = index < span.stop
 
         plan = cropper.draw(rng, width=image.shape[-1], height=image.shape[-2], progress=index / max(1, steps))
+        plan = plan.to(image.device)
         for part in plan.chunks:
             embeds = [eye.embed_image(cropper.cut(canvas, plan, part, size=eye.size)) for eye in perceptors]
             view = View(index, source, canvas, embeds)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from vqclip.devices import sample_at
 
 # A window's side over the picture's short side: normal with this mean and deviation, held within these bounds.
 MEAN, DEVIATION, LEAST, MOST = 1.2, 0.3, 0.43, 1.9
@@ -23,7 +25,8 @@ class Windows:
     """One step's draw, in pixels of the picture with `margin` pixels of black on all four sides.
 
     `mirrored`, then `angle` (radians, clockwise about the centre), then `shift` (right, down) happen to the whole.
-    `left`, `top` and `side` (N,) int64 are the squares cut from it; they lie inside and none is empty.
+    `left`, `top` and `side` (N,) int64 are the squares cut from it; they lie inside and none is empty. `look` (2, 3)
+    float64 is where a pixel of the moved whole looks: x, y and 1 in [-1, 1] to x, y.
     """
 
     margin: int
@@ -33,6 +36,17 @@ class Windows:
     left: Tensor
     top: Tensor
     side: Tensor
+    look: Tensor
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """What has to lie where the picture is."""
+        return self.left, self.top, self.side, self.look
+
+    def with_tensors(self, tensors: Sequence[Tensor]) -> Windows:
+        """The same windows with these in their place; another type than theirs does."""
+        left, top, side, look = tensors
+        return replace(self, left=left, top=top, side=side, look=look)
 
 
 def draw_windows(
@@ -55,14 +69,17 @@ def draw_windows(
     # The normal's quantile; it is -inf at 0, which the bounds take in.
     scale = (MEAN + DEVIATION * torch.special.ndtri(side)).clamp(LEAST, MOST)
     side = (scale * min(width, height)).long()
+    mirrored, turned = mirror < flip, (2 * angle - 1) * math.radians(rotate)
+    shifted = round((2 * right - 1) * shift * across), round((2 * down - 1) * shift * along)
     return Windows(
         margin=margin,
-        mirrored=mirror < flip,
-        angle=(2 * angle - 1) * math.radians(rotate),
-        shift=(round((2 * right - 1) * shift * across), round((2 * down - 1) * shift * along)),
+        mirrored=mirrored,
+        angle=turned,
+        shift=shifted,
         left=(left * (across - side)).long(),
         top=(top * (along - side)).long(),
         side=side,
+        look=_look(turned, shifted, mirrored=mirrored, size=(across, along)),
     )
 
 
@@ -82,7 +99,7 @@ def cut_windows(image: Tensor, windows: Windows, rows: slice, *, size: int) -> T
         for begin, length in ((left, whole.shape[-1]), (top, whole.shape[-2]))
     )
     grid = torch.stack([x[:, None, :].expand(-1, size, -1), y[:, :, None].expand(-1, -1, size)], dim=-1)
-    tall = F.grid_sample(whole, grid.reshape(1, -1, size, 2), "bilinear", "border", align_corners=True)
+    tall = sample_at(whole, grid.reshape(1, -1, size, 2), "bilinear", "border", align_corners=True)
     return tall.view(image.shape[1], -1, size, size).transpose(0, 1)
 
 
@@ -91,18 +108,20 @@ def _moved(image: Tensor, windows: Windows) -> Tensor:
 
     Nearest, as torchvision's affine has it when nothing else is asked for.
     """
-    height, width = image.shape[-2:]
-    cos, sin = math.cos(windows.angle), math.sin(windows.angle)
-    right, down = windows.shift
-    mirror = -1 if windows.mirrored else 1
-    # Where an output pixel looks: shifted back, turned back, mirrored back; in units of half the sides.
-    look = torch.tensor(
+    look = windows.look.to(image)
+    grid = F.affine_grid(look[None], list(image.shape), align_corners=False)
+    return sample_at(image, grid, "nearest", "zeros", align_corners=False)
+
+
+def _look(angle: float, shift: tuple[int, int], *, mirrored: bool, size: tuple[int, int]) -> Tensor:
+    """Where an output pixel looks: shifted back, turned back, mirrored back; in units of half the sides."""
+    (width, height), (right, down) = size, shift
+    cos, sin = math.cos(angle), math.sin(angle)
+    mirror = -1 if mirrored else 1
+    return torch.tensor(
         [
             [mirror * cos, mirror * sin * height / width, -mirror * 2 * (cos * right + sin * down) / width],
             [-sin * width / height, cos, 2 * (sin * right - cos * down) / height],
         ],
-        device=image.device,
-        dtype=image.dtype,
+        dtype=torch.float64,
     )
-    grid = F.affine_grid(look[None], list(image.shape), align_corners=False)
-    return F.grid_sample(image, grid, "nearest", "zeros", align_corners=False)

@@ -124,7 +124,7 @@ class _Work:
         self._grid = (size[1] // generator.stride, size[0] // generator.stride)
         self.device = generator.sample((generator.stride, generator.stride), self._rng).device
         self._cropper = Cropper(crops)
-        self._plan = self._cropper.draw(self._rng, width=size[0], height=size[1])
+        self._plan = self._cropper.draw(self._rng, width=size[0], height=size[1]).to(self.device)
 
     def decode(self, rows: int, columns: int, turn: Turn = lambda: None) -> None:
         """Draw a picture of rows x columns cells and take its gradient back to the latent."""
@@ -238,6 +238,8 @@ def _seconds(run: Callable[[], None], device: torch.device) -> float:
     run()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
     return time.perf_counter() - begun
 
 

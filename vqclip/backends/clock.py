@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -15,30 +16,30 @@ from vqclip.job import Step
 class Clock:
     """Runs from its making on, but for what happens in `paused`.
 
+    What is queued on an accelerator belongs to the work: there moments are marks in the queue, and a pause lasts from
+    the end of what was queued before it. Only asking for the seconds waits for the device.
+
     Args:
-        device: where the work is done; what is queued there belongs to the work, so that a pause waits for it.
+        device: where the work is done.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._device, self._away = device, 0.0
-        self._begun = time.perf_counter()
+        self._device, self._pauses = device, list[tuple[Any, Any]]()
+        self._begun = self._mark()
 
     @property
     def seconds(self) -> float:
         """Work so far."""
-        self._settle()
-        return time.perf_counter() - self._begun - self._away
+        return _between(self._begun, self._mark()) - sum(_between(*pause) for pause in self._pauses)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
         """A block that is not counted, whether it ends or breaks off."""
-        self._settle()
-        left = time.perf_counter()
+        left = self._mark()
         try:
             yield
         finally:
-            self._settle()
-            self._away += time.perf_counter() - left
+            self._pauses.append((left, self._mark()))
 
     def outside(self, on_step: OnStep) -> OnStep:
         """The same callback, not counted."""
@@ -49,8 +50,22 @@ class Clock:
 
         return report
 
-    def _settle(self) -> None:
+    def _mark(self) -> Any:
+        """This moment: seconds on the CPU, elsewhere an event that is reached when all queued before it is done."""
         if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        elif self._device.type == "mps":
-            torch.mps.synchronize()
+            event: Any = torch.cuda.Event(enable_timing=True)
+            event.record(torch.cuda.current_stream(self._device))
+            return event
+        if self._device.type == "mps":
+            event = torch.mps.event.Event(enable_timing=True)
+            event.record()
+            return event
+        return time.perf_counter()
+
+
+def _between(first: Any, last: Any) -> float:
+    """Seconds from one moment to a later one."""
+    if isinstance(first, float):
+        return float(last - first)
+    last.synchronize()
+    return float(first.elapsed_time(last)) / 1000

@@ -99,7 +99,7 @@ def away(perceptor: Perceptor, found: Sequence[Role], keep: Tensor) -> Away:
     for role in found:
         own, *rivals = perceptor.embed_text([role.caption, *role.rivals])
         rows.append(own - torch.stack(rivals).mean(0))
-    basis = torch.linalg.qr(keep.T).Q  # (E, K)
+    basis = torch.linalg.qr(keep.T.cpu()).Q.to(keep.device)  # (E, K); MPS has no such factors
     apart = torch.stack(rows)
     apart = apart - apart @ basis @ basis.T
     return Away(F.normalize(apart, dim=-1), perceptor.scale * apart.norm(dim=-1).clamp_min(1e-6))

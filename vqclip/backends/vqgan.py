@@ -188,7 +188,8 @@ class VQGANBackend:
         report = clock.outside(on_step)
         for step in self.steps(job):
             report(step)
-        terms = {name: float(value) for name, value in step.terms.items()}
+        values = torch.stack([value.float() for value in step.terms.values()]).tolist() if step.terms else []
+        terms = dict(zip(step.terms, values, strict=True))
         return Result(job, step.image.cpu(), terms, step.index, clock.seconds)
 
     def _wishes(self, job: Job, *, settled: int) -> losses.Losses:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -77,20 +78,24 @@ class Judge:
             kind: question.ahead(whole if kind in _WHOLE else both) / len(self._include)
             for kind, question in self._questions.items()
         }
-        everyone = torch.cat([*ahead.values(), both[:0]])  # (R,)
+        kept = [(self._include @ both).mean()[None]]
+        if len(self._exclude):
+            kept.append((self._exclude @ both).max()[None])
+        told = iter(torch.cat([*ahead.values(), *kept]).tolist())  # device sync, the only one
+        gaps = {kind: list(islice(told, len(each))) for kind, each in ahead.items()}
+        everyone = [gap for each in gaps.values() for gap in each]
+        include, exclude = next(told), next(told, None)
         rank, among = _place(everyone)
-        include = float((self._include @ both).mean())
-        exclude = float((self._exclude @ both).max()) if len(self._exclude) else None
         return Verdict(
             judge=self.name,
             rank=rank,
             among=among,
             include=include,
             exclude=exclude,
-            margin=-float(everyone.max()) if len(everyone) else 0.0,
+            margin=-max(everyone) if everyone else 0.0,
             self_scored=self.self_scored,
             exclude_margin=None if exclude is None else include - exclude,
-            parts={part: _place(ahead[part]) for part in PARTS if part in ahead},
+            parts={part: _place(gaps[part]) for part in PARTS if part in gaps},
         )
 
     def curve(self, image: Tensor) -> Mapping[str, float]:
@@ -136,21 +141,29 @@ class _Question:
         kept = [(place, row) for (place, _), row in zip(asked, rows, strict=True) if row is not None]
         self._rows = torch.stack([row for _, row in kept])  # (A, E): ways to say the texts
         self._places = torch.tensor([place for place, _ in kept], device=self._rows.device)  # (A,) which text
-        self._owners = [owner for owner, each in enumerate(rivals) for _ in each]  # which include a rival replaces
-        self._count = len(include)
+        owners = [owner for owner, each in enumerate(rivals) for _ in each]  # which include a rival replaces
+        self._all = len(texts)
+        # Without rivals that are too long to be read, and without those of an include that is.
+        read = {place for place, _ in kept}
+        compared = [
+            (len(include) + rival, owner)
+            for rival, owner in enumerate(owners)
+            if len(include) + rival in read and owner in read
+        ]
+        self._compared = torch.tensor(compared, dtype=torch.int64, device=self._rows.device).view(-1, 2).unbind(1)
 
     def ahead(self, embed: Tensor) -> Tensor:
         """(R,) similarity of each rival less that of the text that it replaces, for what is seen (E,)."""
         near = self._rows @ embed
-        lost = near.new_full((self._count + len(self._owners),), -torch.inf)
+        lost = near.new_full((self._all,), -torch.inf)
         found = lost.scatter_reduce(0, self._places, near, "amax")
-        gaps = found[self._count :] - found[: self._count][self._owners]
-        return gaps[gaps > -torch.inf]  # without rivals that are too long to be read
+        rivals, owners = self._compared
+        return found[rivals] - found[owners]
 
 
-def _place(ahead: Tensor) -> tuple[int, int]:
-    """The prompt's rank among rivals, and the number of texts, from how far each rival is ahead of it (R,)."""
-    return 1 + int((ahead > 0).sum()), 1 + len(ahead)
+def _place(ahead: Sequence[float]) -> tuple[int, int]:
+    """The prompt's rank among rivals, and the number of texts, from how far each rival is ahead of it."""
+    return 1 + sum(gap > 0 for gap in ahead), 1 + len(ahead)
 
 
 def _unread(perceptor: Perceptor, texts: Iterable[str]) -> list[str]:

@@ -64,4 +64,4 @@ class Perceptor(Protocol):
         """T texts -> (T, E) float32, rows of length 1 or, without `unit`, of the length that the model gives them."""
 
     def embed_image(self, crops: Tensor) -> Tensor:
-        """(N, 3, size, size) nominally in [0, 1] -> (N, E) float32, unit rows, differentiable."""
+        """(N, 3, size, size) nominally in [0, 1], on any device -> (N, E) float32, unit rows, differentiable."""

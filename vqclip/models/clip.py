@@ -148,7 +148,7 @@ class ClipPerceptor:
 
     def embed_image(self, crops: Tensor) -> Tensor:
         """(N, 3, size, size) nominally in [0, 1] -> (N, E) float32, unit rows, differentiable."""
-        features = self._tower((crops - self._mean) / self._deviation)
+        features = self._tower((crops.to(self._device) - self._mean) / self._deviation)
         return F.normalize(features.to(self._exact), dim=-1)
 
     def _tokens(self, text: str) -> Tensor:

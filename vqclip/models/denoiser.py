@@ -85,7 +85,9 @@ class Denoiser:
         """The latent (1, C, h, w) float32 that most likely lies behind a noisy one at a level in [0, 1)."""
         at = torch.full((len(noisy),), level, device=noisy.device)
         keep, noise = (factor[:, None, None, None] for factor in mixture(at))
-        with torch.autocast(noisy.device.type, self.dtype, enabled=self.dtype != torch.float32):
+        exact = self.dtype == torch.float32
+        # taming makes its table of frequencies on the device in force: from the CPU it would be copied, and waited for.
+        with noisy.device, torch.autocast(noisy.device.type, self.dtype, enabled=not exact):
             velocity = guess(self._net, noisy / self.unit, at).float()
         return keep * noisy - noise * velocity * self.unit
 

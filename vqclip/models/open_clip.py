@@ -144,7 +144,7 @@ class OpenClipPerceptor:
 
     def embed_image(self, crops: Tensor) -> Tensor:
         """(N, 3, size, size) nominally in [0, 1] -> (N, E) float32, unit rows, differentiable."""
-        pixels = (crops - self._mean) / self._deviation
+        pixels = (crops.to(self._device) - self._mean) / self._deviation
         with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
             features = self._network.encode_image(pixels)
         return F.normalize(features.float(), dim=-1)

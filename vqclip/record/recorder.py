@@ -164,12 +164,13 @@ class Recorder:
 
     def _show(self, step: Step, *, last: bool) -> None:
         """Make the step a frame: video, kept frame, preview. An image with NaN is none."""
-        if not bool(torch.isfinite(step.image).all()):
+        try:
+            picture = images.to_pil(step.image)
+        except ValueError:
             return
         self._shown = step
         if not self._showing:
             return
-        picture = images.to_pil(step.image)
         now = time.perf_counter()
         preview = last or now - self._latest >= LATEST_EVERY
         try:
