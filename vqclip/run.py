@@ -15,6 +15,7 @@ import torch
 
 from vqclip import config as configs
 from vqclip.assemble import Studio, open_studio
+from vqclip.backends import Opening
 from vqclip.backends.vqgan import VQGANBackend
 from vqclip.compare.page import write_run_page
 from vqclip.compare.variants import flat
@@ -191,6 +192,12 @@ def _record(
     recorder.warnings += judge.notes if judge else ()
 
     def on_step(step: Step) -> None:
+        if isinstance(step, Opening):
+            recorder.opening(step)
+            if stop.is_set():
+                recorder.warnings.append(f"stopped at step {step.index} of {step.total} of the start picture")
+                raise Interrupted(place)
+            return
         terms = recorder.step(step)
         if terms is not None and not math.isfinite(sum(terms.values())):
             raise InputError(f"the loss is not a number at step {step.index}; a lower optimizer.lr may help")
