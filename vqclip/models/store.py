@@ -22,6 +22,7 @@ from vqclip.job import ResourceError, WeightsError
 from vqclip.models import fetch
 from vqclip.models.answer import Progress
 from vqclip.models.catalogue import Entry
+from vqclip.models.regular import opened
 
 _SWITCHES = ("VQCLIP_OFFLINE", "HF_HUB_OFFLINE")
 _ON = ("1", "true", "yes", "on")
@@ -151,7 +152,7 @@ def _check(entry: Entry, path: Path) -> None:
 def digest_of(path: Path) -> str | None:
     """The SHA-256 of a file (hex), None if it cannot be read."""
     try:
-        with path.open("rb") as file:
+        with opened(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return None
