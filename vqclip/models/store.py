@@ -120,7 +120,9 @@ def locate(entry: Entry, *, offline: bool = False, on_progress: Progress | None 
         if found:
             return found
         wanted = expected(entry)
-        digest = fetch.download(entry.urls, own, size=entry.size, sha256=wanted, on_progress=on_progress)
+        digest = fetch.download(
+            entry.urls, own, size=entry.size, sha256=wanted, on_progress=on_progress, limit=entry.most
+        )
         if wanted is None:
             _pin(entry, digest)
     return own
