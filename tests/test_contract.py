@@ -57,7 +57,7 @@ ROOMS = [
 ONLY_IN = {
     "imageio": {"record/video.py"},
     "imageio_ffmpeg": {"record/video.py"},
-    "safetensors": {"models/convert.py"},
+    "safetensors": {"models/convert.py", "models/flat.py"},
     "urllib.request": {"models/fetch.py"},
     "socket": {"models/fetch.py"},
     "open_clip": {"models/open_clip.py"},

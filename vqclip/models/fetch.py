@@ -157,12 +157,12 @@ def _open(url: str, headers: dict[str, str], timeout: float) -> HTTPResponse:
 
 class _Plain(HTTPHandler):
     def http_open(self, req: Request) -> HTTPResponse:
-        return cast(HTTPResponse, self.do_open(paced.Plain, req))
+        return self.do_open(paced.Plain, req)
 
 
 class _Encrypted(HTTPSHandler):
     def https_open(self, req: Request) -> HTTPResponse:
-        return cast(HTTPResponse, self.do_open(paced.Encrypted, req))
+        return self.do_open(paced.Encrypted, req)
 
 
 def _is_loopback(url: str) -> bool:

@@ -18,9 +18,9 @@ OVERHEAD = 2**20  # bytes that headers may take, or frames between two pieces of
 class _Socket(Protocol):
     """What is used of a socket, plain or encrypted."""
 
-    def makefile(self, mode: str, buffering: int) -> IO[bytes]: ...  # noqa: D102
+    def makefile(self, mode: str, buffering: int) -> IO[bytes]: ...
 
-    def gettimeout(self) -> float | None: ...  # noqa: D102
+    def gettimeout(self) -> float | None: ...
 
 
 class Paced(io.RawIOBase):

@@ -99,9 +99,10 @@ def damaged(tensors: Iterable[tuple[str, Tensor]]) -> str | None:
     tensor: 88 million numbers, a ViT-B/32's guide or a VQGAN, take some 15 ms.
     """
     for name, value in tensors:
-        if value.is_floating_point() and value.numel() and not name.endswith("attn_mask"):
-            if not all(math.isfinite(float(end)) for end in value.detach().aminmax()):
-                return name
+        if not value.is_floating_point() or not value.numel() or name.endswith("attn_mask"):
+            continue
+        if not all(math.isfinite(float(end)) for end in value.detach().aminmax()):
+            return name
     return None
 
 
