@@ -39,6 +39,10 @@ class Chain:
         facts = {**result.facts, "start": {"seconds": made.seconds, "steps": made.steps, **made.facts}}
         return replace(result, seconds=made.seconds + result.seconds, facts=facts)
 
+    def stages(self, job: Job) -> list[tuple[Backend, Job]]:
+        """Both backends with what each of them makes."""
+        return [(self._first, self._job(job)), (self._last, job)]
+
     def _job(self, job: Job) -> Job:
         return replace(job, steps=self._steps)
 

@@ -161,6 +161,13 @@ def _check_files(found: Found) -> None:
         check_unet(_json(place, found.part), str(place), inpaint=found.part == "inpaint")
 
 
+def weight_files(found: Found) -> list[Path]:
+    """What will be loaded of a found part: of every network the plain file, or one of several parts."""
+    folders = (found.folder / f"{found.prefix}{name}" for name in _PARTS[found.part] if name not in _FILES)
+    held = [sorted(place.glob("*.safetensors"), key=lambda path: len(path.name)) for place in folders]
+    return [files[0] for files in held if files]
+
+
 def check_unet(config: Mapping[str, Any], where: str, *, inpaint: bool) -> None:
     """Raise WeightsError for a unet that is not made for the task: 4 input channels, with a mask 9; 8 out."""
     wanted, given = 9 if inpaint else 4, config.get("in_channels")
