@@ -193,7 +193,7 @@ def _make(entry: Entry, studio: Studio | None, work: Work) -> str:
     place = (entry.number, work.count)
     try:
         studio.backend.check(entry.cell.job)
-        for forecast in forecasts(studio, entry.cell.job) if entry.single.preflight else ():
+        for forecast in forecasts(studio, entry.cell.job, timed=False) if entry.single.preflight else ():
             if entry.cell.variant not in work.told:
                 work.progress.note(f"{entry.cell.variant}: {forecast.line}")
         work.told.add(entry.cell.variant)
