@@ -117,9 +117,8 @@ def test_an_endless_body_is_stopped_at_the_size(server: Server, target: Path) ->
     assert left(target) == []
 
 
-def test_an_unknown_size_has_a_limit_too(server: Server, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vqclip.models.answer.LIMIT", MB)
-    unknown: dict[str, Any] = {"size": None, "sha256": None}
+def test_an_unknown_size_has_a_limit_too(server: Server, target: Path) -> None:
+    unknown: dict[str, Any] = {"size": None, "sha256": None, "limit": MB}
     assert "1 to 1048576 are taken" in refused([server.offers("/a", serve(DATA))], target, **unknown)
     assert "sends more than 1048576" in refused([server.offers("/b", chunked(DATA))], target, **unknown)
 

@@ -155,3 +155,13 @@ def test_names_and_files_are_unique_even_in_spelling(changes: dict[str, str]) ->
 def test_other_shapes_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="catalogue is not|entry 1"):
         catalogue.parse(text)
+
+
+def test_what_a_server_may_send_is_bounded() -> None:
+    known, about = catalogue.entry("ViT-B/32"), catalogue.entry("imagenet_f16_1024")
+    assert (known.most, about.most) == (known.size, 2 * 958_000_000)
+    for entry in catalogue.entries().values():
+        assert 0 < entry.most <= 8_000_000_000
+    nothing = [entry for entry in catalogue.entries().values() if entry.size is None and entry.about == "?"]
+    assert nothing
+    assert {entry.most for entry in nothing} == {5_000_000_000}

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from vqclip.backends import OnStep
+from vqclip.backends import OnStep, Opening
 from vqclip.backends.chain import Chain
+from vqclip.backends.diffusion import Guess
 from vqclip.job import InputError, Job, Prompt, Result, Step
 
 
@@ -41,8 +42,13 @@ def test_the_second_goes_on_from_the_first() -> None:
     result = Chain(first, Painter, last, steps=20).generate(JOB, seen.append)
     assert [job.steps for job in first.jobs] == [20]
     assert first.jobs[0].seed == 5
-    assert [step.index for step in seen] == [0, 1, 2, 3]  # of the second alone
-    assert torch.allclose(seen[0].image, torch.full((3, 4, 4), 0.2))
+    openings, own = seen[:21], seen[21:]
+    assert all(isinstance(step, Opening) for step in openings)
+    assert [(step.index, step.total) for step in openings] == [(index, 20) for index in range(21)]
+    assert torch.allclose(openings[7].image, torch.full((3, 4, 4), 0.07))
+    assert [step.index for step in own] == [0, 1, 2, 3]
+    assert not any(isinstance(step, Opening) for step in own)
+    assert torch.allclose(own[0].image, torch.full((3, 4, 4), 0.2))
     assert torch.allclose(result.image, torch.full((3, 4, 4), 0.23))
     assert result.facts["start"]["steps"] == 20
     assert result.facts["seed"] == 5
@@ -57,9 +63,28 @@ def test_either_can_refuse_a_job(which: int) -> None:
         Chain(painters[0], Painter, painters[1], steps=2).check(JOB)
 
 
-def test_an_interrupt_in_the_second_passes_through() -> None:
+@pytest.mark.parametrize("opening", [True, False])
+def test_an_interrupt_in_either_passes_through_at_once(opening: bool) -> None:
+    seen: list[Step] = []
+
     def stop(step: Step) -> None:
-        raise KeyboardInterrupt
+        seen.append(step)
+        if isinstance(step, Opening) is opening and step.index == 1:
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         Chain(Painter(), Painter, Painter(), steps=2).generate(JOB, stop)
+    assert len(seen) == (2 if opening else 3 + 2)
+
+
+def test_a_picture_of_the_start_is_decoded_when_somebody_looks() -> None:
+    asked: list[int] = []
+
+    def decode() -> Tensor:
+        asked.append(1)
+        return torch.ones(3, 4, 4)
+
+    step = Opening(Guess(4, 9, decode))
+    assert (step.index, step.total, asked) == (4, 9, [])
+    assert torch.equal(step.image, torch.ones(3, 4, 4))
+    assert asked == [1]

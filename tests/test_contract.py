@@ -46,8 +46,9 @@ ROOMS = [
     {"cli", "cli_doctor", "cli_models", "__main__"},
     {"api", "contest"},
     {"run", "session", "doctor", "rehearsal"},
+    {"forecasts"},
     {"assemble", "inputs", "recipe", "makers", "makers_diffusion", "perceptors", "place"},
-    {"progress", "terminal", "viewer", "preflight", "backends", "record", "compare"},
+    {"progress", "terminal", "viewer", "preflight", "preflight_denoising", "backends", "record", "compare"},
     {"optimize", "annealing", "descent", "exact", "models", "memory", "cores", "tally"},
     {"losses", "colours", "looks", "crops", "padded", "augment", "devices", "images"},
     {"config", "effects", "document", "layers", "values", "schema", "keys", "presets", "shorthand", "paths"},
@@ -57,7 +58,7 @@ ROOMS = [
 ONLY_IN = {
     "imageio": {"record/video.py"},
     "imageio_ffmpeg": {"record/video.py"},
-    "safetensors": {"models/convert.py"},
+    "safetensors": {"models/convert.py", "models/flat.py"},
     "urllib.request": {"models/fetch.py"},
     "socket": {"models/fetch.py"},
     "open_clip": {"models/open_clip.py"},
@@ -70,6 +71,7 @@ ONLY_IN = {
     "taming": {"models/vqgan.py", "models/denoiser.py"},
     "clip": set(),  # its package is heavy: models/openai_clip.py loads two of its files without it
     "omegaconf": {"config.py"},
+    "scipy": {"compare/statistics.py"},
 }
 # `document` only reads bounded text, `paths` only tells paths from names; others may use them.
 CONFIG = {"config", "effects", "layers", "values", "schema", "keys", "presets", "shorthand"}

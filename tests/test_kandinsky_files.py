@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import socket
 from pathlib import Path
@@ -286,3 +288,25 @@ def test_published_parts_are_pinned_to_commits() -> None:
         assert repo.startswith("kandinsky-community/kandinsky-2-2-")
         assert len(revision) == 40 and int(revision, 16)
         assert kandinsky_files._PARTS[part]
+
+
+@pytest.mark.parametrize("name", ["unet/diffusion_pytorch_model.safetensors", "scheduler/scheduler_config.json"])
+def test_a_pipe_in_a_folder_is_not_waited_for(copy: Path, name: str) -> None:
+    place = copy / "decoder" / name
+    place.unlink()
+    os.mkfifo(place)
+    with pytest.raises(WeightsError, match=f"{re.escape(str(place))}: not a regular file") as caught:
+        find(str(copy), "decoder")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("part", ["prior/image_encoder", "decoder/movq"])
+def test_numbers_that_are_none_are_refused_with_folder_and_tensor(copy: Path, part: str) -> None:
+    (place,) = (copy / part).glob("*.safetensors")
+    state = load_file(place)
+    name = next(key for key, value in state.items() if value.is_floating_point())
+    state[name].view(-1)[-1] = float("nan")
+    save_file(state, place, metadata={"format": "pt"})
+    half: Part = "prior" if part.startswith("prior") else "decoder"
+    with pytest.raises(WeightsError, match=f"{re.escape(part)}: .*{re.escape(name)} holds NaN or infinite numbers"):
+        (open_prior if half == "prior" else open_decoder)(find(str(copy), half), dtype=FP32)

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from tests.tiny_kandinsky import tiny_decoder, tiny_prior
 from vqclip import images
 from vqclip.assemble import open_studio
+from vqclip.backends import Opening
 from vqclip.backends.vqgan import VQGANBackend
 from vqclip.config import Config, from_mapping
 from vqclip.job import InputError, Result, Step, WeightsError
@@ -48,7 +49,8 @@ def made(config: Config) -> tuple[Result, list[Step]]:
     studio = open_studio(config)
     job = job_of(config)
     studio.backend.check(job)
-    return studio.backend.generate(job, steps.append), steps
+    result = studio.backend.generate(job, steps.append)
+    return result, [step for step in steps if not isinstance(step, Opening)]
 
 
 def test_kandinsky_draws_from_local_folders(settings: dict[str, Any]) -> None:

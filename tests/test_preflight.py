@@ -173,9 +173,9 @@ def test_the_pace_follows_a_line_and_ignores_one_disturbance(monkeypatch: pytest
 
     monkeypatch.setattr(module, "_seconds", seconds)
     pieces = [(2**power, 2**power) for power in range(8)]
-    assert module._pace(pieces, torch.device("cpu")) == pytest.approx(0.01 + 0.004 * 128)  # type: ignore[arg-type]
+    assert module.pace(pieces, torch.device("cpu")) == pytest.approx(0.01 + 0.004 * 128)  # type: ignore[arg-type]
     assert max(asked) == 16  # long enough to say the rest
-    assert module._pace(pieces[:1], torch.device("cpu")) == pytest.approx(0.014)  # type: ignore[arg-type]
+    assert module.pace(pieces[:1], torch.device("cpu")) == pytest.approx(0.014)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("first", [1, 8])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -268,3 +269,41 @@ def test_an_interrupt_keeps_everything_made_so_far(
     with Image.open(folder / "final.png") as picture:
         assert picture.size == (32, 32)
     assert not list(folder.glob("*.part"))
+
+
+@pytest.mark.parametrize("first", ["vqgan", "kandinsky"])
+def test_an_interrupt_is_obeyed_while_the_start_picture_is_made(
+    weight_files: dict[str, Path], tmp_path: Path, first: str
+) -> None:
+    """Within a step and not at the end of the first backend, which would come after minutes; its picture is kept."""
+    second = "kandinsky" if first == "vqgan" else "vqgan"
+    chained = [
+        f"backend={second}", "start.kind=backend", f"start.backend={first}", "size=64,64", "steps=50000",
+        "kandinsky.steps=900", "kandinsky.prior_steps=2",
+    ]  # fmt: skip
+    command = [sys.executable, "-m", "vqclip", "run", *overrides(weight_files, tmp_path, *chained)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [*command, "--progress", "plain"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 90
+    while not list(tmp_path.glob("*/metrics.jsonl")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.05)
+    time.sleep(2)  # into its steps, past opening what it draws with
+    begun = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert time.monotonic() - begun < 10  # with leaving the process, on a busy machine
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    (folder,) = tmp_path.iterdir()
+    facts = json.loads((folder / "run.json").read_text())
+    assert facts["status"] == "interrupted"
+    assert facts["steps"] is None
+    (warning,) = facts["warnings"]
+    number, total = map(int, re.findall(r"stopped at step (\d+) of (\d+) of the start picture", warning)[0])
+    assert 0 <= number < total == (900 if first == "kandinsky" else 50000)
+    with Image.open(folder / "final.png") as picture:
+        assert picture.size == (64, 64)

@@ -202,3 +202,15 @@ def test_the_judge_embeds_a_picture_whatever_the_prompts() -> None:
     assert torch.allclose(embeds[0], torch.tensor([0.6, 0.8, 0.0]), atol=1e-4)
     assert not embeds[0].requires_grad
     assert diversity(torch.stack(embeds)) == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("size", [(11, 11), (16, 21), (20, 13)])
+def test_one_scale_is_the_library_s_ssim_of_whole_windows(size: tuple[int, int]) -> None:
+    """Its map of the picture, without the border that it fills by reflection."""
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    rng = torch.Generator().manual_seed(3)
+    first, second = (torch.rand(3, *size, generator=rng, dtype=torch.float64) for _ in range(2))
+    second = 0.7 * first + 0.3 * second
+    _, full = structural_similarity_index_measure(first[None], second[None], data_range=1.0, return_full_image=True)
+    assert ms_ssim(first, second) == pytest.approx(float(full[..., 5:-5, 5:-5].mean()), abs=1e-9)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 import socket
 import sys
@@ -20,7 +21,7 @@ import tiny_stable_diffusion as tiny
 import torch
 from clip.simple_tokenizer import SimpleTokenizer
 from diffusers import StableDiffusionPipeline
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import CLIPTokenizer
 
@@ -446,3 +447,35 @@ class TestFolders:
 
     def test_an_empty_folder(self, tmp_path: Path) -> None:
         assert "has no unet/config.json, so it is no folder of a Stable Diffusion 1.5" in refusal(tmp_path)
+
+
+class TestWhatHasNoEnd:
+    """A pipe or a device where weights should be: refused at once, and not waited for."""
+
+    @pytest.mark.parametrize("path", ["/dev/zero", "/dev/urandom"])
+    def test_as_the_model(self, path: str) -> None:
+        assert "not a regular file" in refusal(Path(path))
+
+    def test_a_pipe_as_the_model(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "pipe")
+        assert "not a regular file" in refusal(tmp_path / "pipe")
+
+    @pytest.mark.parametrize("name", ["unet/config.json", "tokenizer/merges.txt", "vae/odd.safetensors"])
+    def test_in_a_folder(self, folder: Path, tmp_path: Path, name: str) -> None:
+        copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+        (copy / name).unlink(missing_ok=True)
+        (copy / name).symlink_to("/dev/zero")
+        assert f"{name}: not a regular file" in refusal(copy)
+
+
+def test_numbers_that_are_none_are_refused(folder: Path, state: dict[str, Tensor], tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    place = copy / "vae" / "diffusion_pytorch_model.safetensors"
+    broken = load_file(place)
+    broken["decoder.conv_in.bias"][0] = float("inf")
+    save_file(broken, place, metadata={"format": "pt"})
+    assert "decoder.conv_in.bias holds NaN or infinite numbers" in refusal(copy)
+
+    name = f"{UNET}out.2.bias"
+    save_file(state | {name: torch.full_like(state[name], float("nan"))}, tmp_path / "sd.safetensors")
+    assert f"{name} holds NaN or infinite numbers" in refusal(tmp_path / "sd.safetensors")

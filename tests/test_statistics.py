@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
 from vqclip.compare.statistics import FEWEST, Key, duel, estimate, wilson
 
@@ -61,6 +62,19 @@ class TestEstimate:
         assert often is not None
         assert (once.low, once.high) == pytest.approx((often.low, often.high))
 
+    @pytest.mark.parametrize("prompts", [3, 8, 12])
+    def test_draws_are_made_of_prompts_at_random(self, prompts: int) -> None:
+        """The library's interval of the prompts' means is that of draws made by hand, with t's tails."""
+        values = np.random.default_rng(prompts).normal(size=(prompts, 2))
+        found = estimate(of(*values.tolist()))
+        means = values.mean(1)
+        picks = np.random.default_rng(7).integers(prompts, size=(40_000, prompts))
+        student = {3: 4.302653, 8: 2.364624, 12: 2.200985}[prompts]
+        tail = NormalDist().cdf(-student * math.sqrt(prompts / (prompts - 1)))
+        low, high = np.quantile(means[picks].mean(1), [tail, 1 - tail])
+        assert found is not None
+        assert (found.low, found.high) == pytest.approx((low, high), abs=0.05 * (high - low))
+
     def test_many_prompts_match_the_normal_interval(self) -> None:
         values = np.random.default_rng(5).normal(size=400)
         found = estimate(of(*([float(value)] for value in values)))
@@ -109,6 +123,11 @@ class TestShares:
     )
     def test_wilson_matches_published_values(self, share: float, count: int, low: float, high: float) -> None:
         assert wilson(share, count) == pytest.approx((low, high), abs=1e-4)
+
+    @pytest.mark.parametrize(("hits", "count"), [(0, 5), (5, 8), (16, 16), (37, 120)])
+    def test_wilson_is_the_library_s_for_whole_numbers(self, hits: int, count: int) -> None:
+        expected = binomtest(hits, count).proportion_ci(method="wilson")
+        assert wilson(hits / count, count) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
     def test_all_of_sixteen_is_not_certain(self) -> None:
         found = estimate(of(*([1.0] for _ in range(16))), share=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from vqclip.job import InputError, WeightsError
-from vqclip.models import catalogue, store, weights
+from vqclip.models import catalogue, checkpoints, store, weights
 
 STATE = {"a": torch.arange(6.0).view(2, 3), "b": torch.ones(4, dtype=torch.int32)}
 
@@ -153,3 +154,56 @@ def test_a_flipped_bit_in_a_starter_model_is_noticed(tmp_path: Path, monkeypatch
     monkeypatch.setattr(weights, "STARTER", tmp_path)
     with pytest.raises(WeightsError, match="SHA-256"):
         weights.load(tmp_path / original.name)
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", "3", "[" * 100_000])
+def test_a_missing_or_damaged_manifest_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
+) -> None:
+    original = weights.STARTER / "judge.safetensors"
+    (tmp_path / original.name).write_bytes(original.read_bytes())
+    if content is not None:
+        (tmp_path / "manifest.json").write_text(content)
+    monkeypatch.setattr(weights, "STARTER", tmp_path)
+    with pytest.raises(WeightsError, match=r"reinstall vqclip") as caught:
+        weights.load(tmp_path / original.name)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("kind", ["safetensors", "zip", "legacy"])
+def test_numbers_that_are_none_are_refused_with_file_and_tensor(
+    tmp_path: Path, kind: str, dtype: torch.dtype, value: float
+) -> None:
+    path = tmp_path / "weights"
+    state = {"sound": torch.ones(3), "empty": torch.ones(0), "large": torch.full((4,), 3e38), "whole": torch.arange(9)}
+    state["of.it"] = torch.ones(50, 7, dtype=dtype)
+    for broken in (False, True):
+        if broken:
+            state["of.it"][31, 2] = value
+        if kind == "safetensors":
+            save_file(state, path)
+        else:
+            torch.save(state, path, _use_new_zipfile_serialization=kind == "zip")
+        if not broken:
+            assert set(weights.load(path).state) == set(state)  # 3e38 four times is too much for a sum, and sound
+    with pytest.raises(WeightsError, match=r"weights: of\.it holds NaN or infinite numbers") as caught:
+        weights.load(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_mask_of_a_clip_may_be_infinite(tmp_path: Path) -> None:
+    path = tmp_path / "ViT.pt"
+    mask = torch.full((3, 3), -float("inf")).triu(1)
+    torch.save({"transformer.resblocks.0.attn_mask": mask, "a": torch.ones(2)}, path)
+    assert len(weights.load(path).state) == 2
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(WeightsError, match=r"cannot be read \(not a regular file\)"):
+            weights.load(path)
+        with pytest.raises(WeightsError, match=r"cannot be read \(not a regular file\)"):
+            checkpoints.read(path)

@@ -121,11 +121,12 @@ def steps(include: Any = None, exclude: Any = (), extras: Any = (), **settings: 
     (3, height, width) float32 in [0, 1].
 
     Raises:
-        InputError, WeightsError: as `generate`; also for another backend than vqgan (diffusion owns its own loop), and
-        for settings of a run folder, which only `generate` makes.
+        InputError, WeightsError, ResourceError: as `generate`; InputError also for another backend than vqgan
+            (diffusion owns its own loop), and for settings of a run folder, which only `generate` makes.
     """
     session = Session.of({"include": include, "exclude": exclude, "extras": extras, **settings}, files=False)
     backend = session.studio.backend
     if not isinstance(backend, VQGANBackend):
         raise InputError("backend: steps are for vqgan; generate() makes pictures with every backend")
+    session.check()
     return stepwise(backend.steps(session.job))

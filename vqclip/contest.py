@@ -26,6 +26,7 @@ from vqclip.compare.sheet import write_sheet
 from vqclip.compare.variants import LEFT_OUT, group
 from vqclip.config import Config, Loaded
 from vqclip.effects import RULES, notices
+from vqclip.forecasts import forecasts
 from vqclip.job import InputError, ResourceError, WeightsError
 from vqclip.makers import job_of
 from vqclip.progress import Progress
@@ -67,6 +68,7 @@ class Work:
     count: int
     variants: int
     faults: list[Exception] = field(default_factory=list)
+    told: set[str] = field(default_factory=set)  # variants whose needs were said
 
 
 def compare(loaded: Loaded, progress: Progress) -> Outcome:
@@ -189,6 +191,10 @@ def _make(entry: Entry, studio: Studio | None, work: Work) -> str:
     place = (entry.number, work.count)
     try:
         studio.backend.check(entry.cell.job)
+        for forecast in forecasts(studio, entry.cell.job, timed=False) if entry.single.preflight else ():
+            if entry.cell.variant not in work.told:
+                work.progress.note(f"{entry.cell.variant}: {forecast.line}")
+        work.told.add(entry.cell.variant)
         make_picture(
             entry.single, work.text, studio, work.progress, stop=work.stop, number=place, shared=work.variants > 1
         )

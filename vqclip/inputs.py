@@ -39,7 +39,7 @@ def check(config: Config, note: Note) -> None:
     for key, name, role in _models(config):
         _check_weights(key, name, role)
     for key, name in _folders(config):
-        if os.path.isabs(name) and not Path(name).exists():
+        if os.path.isabs(name) and not Path(name).is_file() and not Path(name).is_dir():
             kind = "folder" if key.startswith("kandinsky") else "file or folder"
             raise WeightsError(f"{key}: {_missing(Path(name), kind)}")
     if "vqgan" in _makers(config):
@@ -152,6 +152,8 @@ def _missing(path: Path, kind: str) -> str:
     """What is said of a path with nothing behind it: where it was looked for, and where something of that name is."""
     if path.is_dir():
         return f"{path} is a folder; a {kind} is needed"
+    if path.exists():
+        return f"{path} is not a regular file; a {kind} is needed"  # a pipe or a device has no end
     if not path.parent.is_dir():
         said = f"{path.name}: no such {kind} (there is no folder {path.parent})"
     else:

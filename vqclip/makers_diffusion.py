@@ -74,6 +74,7 @@ def _open_part(
         known = starter.name, dict(starter.hashes), starter.read, dict(starter.eyes)
         return cache(lambda: starter.open(dtype=place.dtype)), *known
     found = kandinsky_files.find(source, part, place.note)  # type: ignore[arg-type]  # one of its three parts
+    check_files(kandinsky_files.weight_files(found), place.device, share=place.dtype.itemsize / 4)
     opener = kandinsky_files.open_prior if part == "prior" else kandinsky_files.open_decoder
     eyes = {"image encoder": sketch_files(found.folder / f"{found.prefix}image_encoder")} if part == "prior" else {}
     return cache(lambda: opener(found, dtype=place.dtype)), found.name, {}, None, eyes

@@ -1,7 +1,8 @@
 """Before a run: will it fit into memory, and how long will it take? Measured on small pieces of the run itself.
 
 The generator draws a few latent cells and the guides look at a few crops; what that takes is continued to the
-size of the run. Loads no weights, sees no config and leaves every random stream alone.
+size of the run. What was measured of models with a name is kept in the process, and only the room is asked for anew.
+Loads no weights, sees no config and leaves every random stream alone.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 
@@ -27,6 +29,8 @@ from vqclip.tally import Growth, Turn, trace
 _SIDES = (2, 3, 4)  # of the counted pictures, in cells: three, because attention grows by cells squared
 _ENOUGH = 0.05  # seconds; a piece that takes longer says enough about the pace
 _IMAGES = 2  # that a step keeps besides those counted: the image of the step before, and its gradient
+_KNOWN: dict[Hashable, Any] = {}  # what was measured, by what it was measured on
+T = TypeVar("T")
 Part = tuple[tuple[int, int], int]  # a size in pixels, and how many updates are made at it
 
 
@@ -36,27 +40,29 @@ class Forecast:
 
     `peak`: bytes that the process (on CUDA: its tensors) will hold at the worst moment, weights included.
     `room`: bytes that it may hold, None where the system does not say. `seconds`: one step on average, without
-    what recorder and judge add.
+    what recorder and judge add; None when only the memory was asked for.
     """
 
     device: str
     steps: int
     peak: int
     room: int | None
-    seconds: float
+    seconds: float | None
 
     @property
     def line(self) -> str:
         """The forecast for people."""
+        free = "" if self.room is None else f", {gigabytes(self.room)} free"
+        if self.seconds is None:
+            return f"about {gigabytes(self.peak)} on {self.device}{free}"
         step = f"{self.seconds:.1f}" if self.seconds >= 0.95 else f"{self.seconds:.2g}"
         total = _duration(self.steps * self.seconds)
-        free = "" if self.room is None else f", {gigabytes(self.room)} free"
         return f"about {gigabytes(self.peak)} and {step} s a step ({self.steps} steps: {total}) on {self.device}{free}"
 
 
 def preflight(
     generator: Generator, guides: Sequence[Perceptor], crops: CropSpec, *, size: tuple[int, int], steps: int,
-    parts: Sequence[Part] = (), denoiser: Denoiser | None = None,
+    parts: Sequence[Part] = (), denoiser: Denoiser | None = None, key: Hashable = None, timed: bool = True,
 ) -> Forecast:  # fmt: skip
     """Measure what a run of `steps` steps at `size` = (width, height) pixels will take.
 
@@ -65,6 +71,8 @@ def preflight(
         size, steps: the largest picture's pixels and the run's updates.
         parts: the run's updates by size, where not all of them are made once and at `size`.
         denoiser: what cleans the latent after each update, None for nothing.
+        key: names the models and where they work, so that what was measured of them serves again; None measures anew.
+        timed: whether the time is wanted too.
 
     Raises:
         ResourceError: it cannot fit into the memory available; the message names what to lower.
@@ -75,26 +83,47 @@ def preflight(
     room = None if free is None else now + free
     chunk = min(crops.chunk, crops.count)
 
-    drawing = work.drawing()
+    of = (key, crops)
+    drawing = once((*of, "drawing", min(work.cells, _SIDES[-1] ** 2 + 1)), work.drawing)
     _refuse(_Need(drawing, size, stride=generator.stride, held=now), room, chunk, guides=len(guides))
-    need = _Need(drawing, size, stride=generator.stride, held=now, looking=work.looking(chunk))
+    looking = once((*of, "looking", size), partial(work.looking, chunk))
+    need = _Need(drawing, size, stride=generator.stride, held=now, looking=looking)
     _refuse(need, room, chunk, guides=len(guides))
     peak = max(highest, need.at(size, chunk))
+    if not timed:
+        return Forecast(str(work.device), steps, peak, room, None)
     shares: Counter[tuple[int, int]] = Counter()
     for pixels, updates in parts or [(size, max(1, steps))]:
         shares[pixels] += updates
-    seconds = {pixels: _Work(generator, guides, crops, pixels).seconds(chunk, denoiser) for pixels in shares}
-    total = sum(updates * seconds[pixels] for pixels, updates in shares.items())
+    look = once((*of, "look", size), partial(work.seconds_of_looks, chunk))  # crops are as large at every size
+    total = 0.0
+    for pixels, updates in shares.items():
+        piece = _Work(generator, guides, crops, pixels)
+        rest = once((*of, "rest", pixels, denoiser is None), partial(piece.seconds_besides, denoiser))
+        total += updates * (look + rest)
     return Forecast(str(work.device), steps, peak, room, total / max(1, steps))
 
 
-def check_files(files: Iterable[Path], device: torch.device) -> None:
+def once(at: tuple[Hashable, ...], measure: Callable[[], T]) -> T:
+    """What was measured before of named models, else `measure()`; without a name always that."""
+    if at[0] is None:
+        return measure()
+    if at not in _KNOWN:
+        _KNOWN[at] = measure()
+    found: T = _KNOWN[at]
+    return found
+
+
+def check_files(files: Iterable[Path], device: torch.device, *, share: float = 1.0) -> None:
     """Refuse weights whose files alone are larger than the memory, before any of them is loaded.
+
+    Args:
+        share: of their bytes that are kept at least, where they are loaded in another precision.
 
     Raises:
         ResourceError: they cannot fit.
     """
-    sizes = {path: _least(path) for path in files if path.is_file()}
+    sizes = {path: int(share * _least(path)) for path in files if path.is_file()}
     total = sum(sizes.values())
     for place in {"cpu": torch.device("cpu"), device.type: device}.values():  # read into RAM first, then moved
         room = available(place)
@@ -125,6 +154,7 @@ class _Work:
         self.device = generator.sample((generator.stride, generator.stride), self._rng).device
         self._cropper = Cropper(crops)
         self._plan = self._cropper.draw(self._rng, width=size[0], height=size[1]).to(self.device)
+        self.cells = self._grid[0] * self._grid[1]
 
     def decode(self, rows: int, columns: int, turn: Turn = lambda: None) -> None:
         """Draw a picture of rows x columns cells and take its gradient back to the latent."""
@@ -145,7 +175,7 @@ class _Work:
     @torch.enable_grad()
     def drawing(self) -> Growth:
         """Bytes over cells, from small pictures or, where the run's are no larger, from one like those."""
-        small = self._grid[0] * self._grid[1] <= _SIDES[-1] ** 2
+        small = self.cells <= _SIDES[-1] ** 2
         grids = [self._grid] if small else [(side, side) for side in _SIDES]
         traces = tuple(trace(partial(self.decode, *grid)) for grid in grids)
         return Growth(tuple(rows * columns for rows, columns in grids), traces)
@@ -161,13 +191,18 @@ class _Work:
         denoiser.clean(self._generator.sample(self._size, self._rng), 0.5)
 
     @torch.enable_grad()
-    def seconds(self, chunk: int, denoiser: Denoiser | None) -> float:
-        """One step: decoding with its way back, looks at all chunks, cleaning. To be asked after the counting, warm."""
-        crops = self._cropper.spec.count
-        cleaning = 0.0 if denoiser is None else _pace([(1, partial(self.clean, denoiser))], self.device)
-        drawing = _pace([(r * c, partial(self.decode, r, c)) for r, c in _ladder(*self._grid, first=8)], self.device)
-        looking = _pace([(n, partial(self.look, n)) for n, _ in _ladder(chunk, 1, first=1)], self.device)
-        return drawing + looking * crops / chunk + cleaning
+    def seconds_of_looks(self, chunk: int) -> float:
+        """Looks at all crops of a step. To be asked after the counting, warm."""
+        looking = pace([(n, partial(self.look, n)) for n, _ in _ladder(chunk, 1, first=1)], self.device)
+        return looking * self._cropper.spec.count / chunk
+
+    @torch.enable_grad()
+    def seconds_besides(self, denoiser: Denoiser | None) -> float:
+        """The rest of a step: decoding with its way back, cleaning."""
+        cleaning = 0.0 if denoiser is None else pace([(1, partial(self.clean, denoiser))], self.device)
+        return cleaning + pace(
+            [(r * c, partial(self.decode, r, c)) for r, c in _ladder(*self._grid, first=8)], self.device
+        )
 
 
 class _Need:
@@ -220,7 +255,7 @@ def _ladder(rows: int, columns: int, *, first: int) -> Iterator[tuple[int, int]]
     yield rows, columns
 
 
-def _pace(pieces: Sequence[tuple[int, Callable[[], None]]], device: torch.device) -> float:
+def pace(pieces: Sequence[tuple[int, Callable[[], None]]], device: torch.device) -> float:
     """Seconds for the last of some growing pieces: run until one takes long enough, then along a line."""
     points = [(0, 0.0)]
     for amount, run in pieces:

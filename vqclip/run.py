@@ -16,16 +16,16 @@ import torch
 from vqclip import config as configs
 from vqclip import exact, recipe
 from vqclip.assemble import Studio, open_studio
-from vqclip.backends.vqgan import VQGANBackend
+from vqclip.backends import Opening
 from vqclip.compare.page import write_run_page
 from vqclip.compare.variants import flat
 from vqclip.config import Config, Loaded
 from vqclip.effects import notices
+from vqclip.forecasts import forecasts
 from vqclip.inputs import check_place, folder_names, placed
 from vqclip.job import InputError, Job, Result, Step
 from vqclip.makers import job_of
 from vqclip.memory import forget_peak, held
-from vqclip.preflight import preflight
 from vqclip.progress import Progress
 from vqclip.record import folder as folders
 from vqclip.record import metadata
@@ -55,7 +55,8 @@ def run(loaded: Loaded, progress: Progress, studio: Studio | None = None) -> lis
     with placed(loaded.origins):
         for single in pictures:
             studio.backend.check(job_of(single))
-    _forecast(studio, pictures[0], progress)
+    for forecast in forecasts(studio, job_of(pictures[0])) if pictures[0].preflight else ():  # the others are as large
+        progress.note(forecast.line)
     for line in _film(pictures[0], job_of(pictures[0])).notes if pictures[0].video.formats else ():
         progress.note(line)
     results = []
@@ -105,18 +106,6 @@ def make_picture(
     write_run_page(place)
     progress.end(result)
     return result
-
-
-def _forecast(studio: Studio, single: Config, progress: Progress) -> None:
-    """Say what a step will take, from a measured small one; ResourceError when it cannot fit."""
-    backend = studio.backend
-    if not isinstance(backend, VQGANBackend):
-        return  # a denoising step is not measured before the run
-    forecast = preflight(
-        backend.generator, backend.guides, backend.recipe.crops, size=single.size, steps=single.steps,
-        parts=backend.parts(single.size, single.steps), denoiser=backend.denoiser,
-    )  # fmt: skip
-    progress.note(forecast.line)
 
 
 def _film(config: Config, job: Job) -> VideoPlan:
@@ -196,6 +185,12 @@ def _record(
     recorder.warnings += judge.notes if judge else ()
 
     def on_step(step: Step) -> None:
+        if isinstance(step, Opening):
+            recorder.opening(step)
+            if stop.is_set():
+                recorder.warnings.append(f"stopped at step {step.index} of {step.total} of the start picture")
+                raise Interrupted(place)
+            return
         terms = recorder.step(step)
         if terms is not None and not math.isfinite(sum(terms.values())):
             raise InputError(f"the loss is not a number at step {step.index}; a lower optimizer.lr may help")

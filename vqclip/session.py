@@ -13,6 +13,7 @@ from vqclip import exact, recipe
 from vqclip import run as runner
 from vqclip.assemble import Studio, open_studio
 from vqclip.config import Config, Loaded
+from vqclip.forecasts import forecasts
 from vqclip.job import InputError, Job, Result
 from vqclip.makers import job_of
 from vqclip.progress import Quiet
@@ -57,6 +58,12 @@ class Session:
         """The picture asked for."""
         return job_of(self.config)
 
+    def check(self) -> None:
+        """Refuse what these models cannot draw; ResourceError for what cannot fit into memory."""
+        self.studio.backend.check(self.job)
+        if self.config.preflight:
+            forecasts(self.studio, self.job, timed=False)
+
     def make(self) -> Result:
         """The judged picture; in a run folder, as the command line makes it, where the settings ask for one.
 
@@ -67,6 +74,7 @@ class Session:
             (result,) = runner.run(Loaded(self.config, "", {}), silent, self.studio)
             return result
         job = self.job
+        self.check()
         with exact.deterministic() as undetermined:
             result, judge = self.studio.backend.generate(job, lambda _step: None), self.studio.judge_of(job)
             result = replace(result, verdict=judge.judge(result.image) if judge else None)

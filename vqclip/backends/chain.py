@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from vqclip.backends import Backend, OnStep
-from vqclip.job import Job, Result, Step
+from vqclip.backends import Backend, OnStep, Opening
+from vqclip.job import Job, Result
 
 
 class Chain:
@@ -30,15 +30,19 @@ class Chain:
         self._last.check(job)
 
     def generate(self, job: Job, on_step: OnStep) -> Result:
-        """Make both pictures; `on_step` sees the second one's steps, which begin with the first one's result."""
-        made = self._first.generate(self._job(job), _ignore)
+        """Make both pictures; `on_step` sees the second one's steps, which begin with the first one's result.
+
+        Before these it sees each step of the first one as an `Opening`, so that it can end the work there too.
+        """
+        made = self._first.generate(self._job(job), lambda step: on_step(Opening(step)))
         result = self._then(made.image[None]).generate(job, on_step)
         facts = {**result.facts, "start": {"seconds": made.seconds, "steps": made.steps, **made.facts}}
         return replace(result, seconds=made.seconds + result.seconds, facts=facts)
 
+    def stages(self, job: Job) -> list[tuple[Backend, Job]]:
+        """Both backends with what each of them makes."""
+        return [(self._first, self._job(job)), (self._last, job)]
+
     def _job(self, job: Job) -> Job:
         return replace(job, steps=self._steps)
 
-
-def _ignore(_step: Step) -> None:
-    """The start's own steps are not part of the run's record."""

@@ -30,6 +30,7 @@ from vqclip.backends.diffusion import (
 )
 from vqclip.backends.kandinsky_files import check_unet
 from vqclip.backends.kandinsky_prior import Embeddings, Kandinsky, Memory, ask, check_texts, question, unsaid
+from vqclip.backends.pieces import Pieces, multiple, nbytes
 from vqclip.job import InputError, Job, Result, Step
 
 STRIDE = 8  # pixels per latent cell of the real model
@@ -112,6 +113,31 @@ class KandinskyBackend:
             "ignored": unsaid(job),
         }
         return Result(job, image.cpu(), {}, total, clock.seconds, facts=told)
+
+    def pieces(self, job: Job) -> Pieces:
+        """What the decoder takes for the job, for a forecast; opens it."""
+        pipe = self._decoder.opened
+        unet, movq, stride, batch = pipe.unet, pipe.movq, _stride(pipe.movq), 1 + (self.denoising.guidance > 1)
+        canvas = self._canvas(job, stride)
+        new: dict[str, Any] = {"device": self.device, "dtype": self.dtype}
+
+        def place() -> None:
+            self._prior.rest()
+            self._decoder.ready()
+
+        def update(rows: int, columns: int) -> None:
+            seen = {"image_embeds": torch.zeros(batch, unet.config.encoder_hid_dim, **new)}
+            latent = torch.zeros(batch, unet.config.in_channels, rows, columns, **new)
+            unet(latent, 500, encoder_hidden_states=None, added_cond_kwargs=seen)
+
+        def decode(rows: int, columns: int) -> None:
+            movq.decode(torch.zeros(1, movq.config.latent_channels, rows, columns, **new), force_not_quantize=True)
+
+        there = self.device.type in ("cpu", unet.device.type)
+        return Pieces(
+            "the decoder", self.device, (canvas.size[1] // stride, canvas.size[0] // stride), stride, multiple(unet),
+            batch, 0 if there else nbytes([unet, movq], self.dtype), place, update, decode,
+        )  # fmt: skip
 
     @property
     def _mode(self) -> str:

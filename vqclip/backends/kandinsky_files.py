@@ -17,7 +17,8 @@ import torch
 
 from vqclip.backends.diffusion import quiet
 from vqclip.job import ResourceError, WeightsError
-from vqclip.models import store
+from vqclip.models import regular, store
+from vqclip.models.tensors import damaged
 
 Part = Literal["prior", "decoder", "inpaint"]
 
@@ -154,9 +155,14 @@ def _wanted(part: Part) -> str:
 
 
 def _check_files(found: Found) -> None:
-    """Raise WeightsError for the first component or file that is not there, or a unet of another part."""
+    """Raise WeightsError for the first component or file that is not there or no file, or a unet of another part."""
     for name in _PARTS[found.part]:
         place = found.folder / f"{found.prefix}{name}"
+        if place.is_dir():
+            try:
+                regular.check(place)
+            except OSError as error:
+                raise WeightsError(f"{error.filename}: {error.strerror}: {_way(HUB[found.part])}") from error
         for choice in _FILES.get(name, _NETWORK):
             if not any(any(place.glob(pattern)) for pattern in choice):
                 unsafe = ", only unsafe .bin files" if any(place.glob("*.bin")) else ""
@@ -165,6 +171,13 @@ def _check_files(found: Found) -> None:
     if found.part != "prior":
         place = found.folder / "unet" / "config.json"
         check_unet(_json(place, found.part), str(place), inpaint=found.part == "inpaint")
+
+
+def weight_files(found: Found) -> list[Path]:
+    """What will be loaded of a found part: of every network the plain file, or one of several parts."""
+    folders = (found.folder / f"{found.prefix}{name}" for name in _PARTS[found.part] if name not in _FILES)
+    held = [sorted(place.glob("*.safetensors"), key=lambda path: len(path.name)) for place in folders]
+    return [files[0] for files in held if files]
 
 
 def check_unet(config: Mapping[str, Any], where: str, *, inpaint: bool) -> None:
@@ -232,12 +245,15 @@ def _open(builder: Any, place: Path, dtype: torch.dtype) -> Any:
     for fault in ("missing_keys", "mismatched_keys"):
         if faulty := sorted(map(str, told.get(fault, ()))):
             raise WeightsError(f"{place}: {len(faulty)} {fault.replace('_', ' ')}, the first is {faulty[0][:80]}")
+    if (broken := damaged(made.state_dict().items())) is not None:
+        raise WeightsError(f"{place}: {broken} holds NaN or infinite numbers; fetch or export it again")
     return made.eval()
 
 
 def _json(path: Path, part: Part) -> dict[str, Any]:
     try:
-        read = json.loads(path.read_text(encoding="utf-8"))
+        with regular.opened(path) as file:
+            read = json.loads(file.read().decode())
     except FileNotFoundError:
         raise WeightsError(f"{path} is missing; {_wanted(part)} needs it: {_way(HUB[part])}") from None
     except (OSError, ValueError) as error:

@@ -25,6 +25,7 @@ from vqclip.backends.diffusion import (
     to_steps,
     updates,
 )
+from vqclip.backends.pieces import Pieces, multiple, nbytes
 from vqclip.backends.stable_diffusion_files import Models
 from vqclip.job import InputError, Job, Prompt, Result, Step
 
@@ -71,6 +72,7 @@ class StableDiffusionBackend:
             raise InputError("offload: there is nothing to offload from on the CPU; it needs a GPU as the device")
         updates(denoising)
         self.models, self.denoising, self.device, self._too_long = models, denoising, device, too_long
+        self._offload = offload
         self._pipe = models.pipeline(from_picture=denoising.image is not None)
         self._pipe.scheduler = _scheduler(denoising.scheduler, self._pipe.scheduler)
         with quiet():
@@ -108,6 +110,26 @@ class StableDiffusionBackend:
         }  # fmt: skip
         strength = {} if given.image is None else {"strength": given.strength}
         return Result(job, image.cpu(), {}, total, clock.seconds, facts=facts | strength)
+
+    def pieces(self, job: Job) -> Pieces:
+        """What drawing the job takes, for a forecast."""
+        pipe = self._pipe
+        unet, stride, batch = pipe.unet, pipe.vae_scale_factor, 1 + (self.denoising.guidance > 1)
+        canvas = Canvas(job.size, stride, stride, image=self.denoising.image)
+        tokens, wide = pipe.tokenizer.model_max_length, unet.config.cross_attention_dim
+        new: dict[str, Any] = {"device": self.device, "dtype": unet.dtype}
+
+        def update(rows: int, columns: int) -> None:
+            latent = torch.zeros(batch, unet.config.in_channels, rows, columns, **new)
+            unet(latent, 500, encoder_hidden_states=torch.zeros(batch, tokens, wide, **new))
+
+        def decode(rows: int, columns: int) -> None:
+            pipe.vae.decode(torch.zeros(1, pipe.vae.config.latent_channels, rows, columns, **new))
+
+        return Pieces(
+            self.models.name, self.device, (canvas.size[1] // stride, canvas.size[0] // stride), stride,
+            multiple(unet), batch, nbytes([unet], unet.dtype) if self._offload else 0, lambda: None, update, decode,
+        )  # fmt: skip
 
     @torch.no_grad()
     def _draw(self, job: Job, canvas: Canvas, on_step: OnStep, *, total: int) -> Tensor:

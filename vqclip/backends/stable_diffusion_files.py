@@ -21,7 +21,8 @@ from vqclip.backends import stable_diffusion_layout as layouts
 from vqclip.backends.diffusion import quiet
 from vqclip.backends.stable_diffusion_layout import NEEDED, REPOSITORY, TEXT, UNET, VAE, Layout
 from vqclip.job import ResourceError, WeightsError
-from vqclip.models import store, weights
+from vqclip.models import regular, store, weights
+from vqclip.models.tensors import damaged
 
 _GET_FOLDER = (
     f'`hf download {REPOSITORY} --include "*.json" "*.txt" "[tuv]*/*.fp16.safetensors" --local-dir weights/sd15` '
@@ -195,6 +196,9 @@ def _from_folder(path: Path, dtype: torch.dtype) -> Models:
     import diffusers
     import transformers
 
+    for part in _CONFIGS:
+        if (path / part).is_dir():
+            _check_regular(path / part)
     configs = {part: _config(path / part / name) for part, name in _CONFIGS.items()}
     unet, context = configs["unet"], configs["text_encoder"].get("hidden_size")
     layouts.check_widths(unet.get("in_channels"), unet.get("cross_attention_dim"), context)
@@ -214,12 +218,21 @@ def _from_folder(path: Path, dtype: torch.dtype) -> Models:
             lacking = sorted(map(str, [*told["missing_keys"], *told["mismatched_keys"]]))
             if lacking:
                 raise WeightsError(f"has no fitting tensor for {lacking[0]}; {_GET_FOLDER}")
+            if (broken := damaged(network.state_dict().items())) is not None:
+                raise WeightsError(f"{file.name}: {broken} holds NaN or infinite numbers; {_GET_FOLDER}")
         parts[part] = network.eval()
     with _one_line("tokenizer"):
         parts["tokenizer"] = _tokenizer(path, configs["text_encoder"])
     parts["scheduler"] = _scheduler(path)
     hashes = {f"{part}/{file.name}": store.digest_of(file) or "" for part, file in files.items()}
     return Models(path.name, hashes, parts)
+
+
+def _check_regular(folder: Path) -> None:
+    try:
+        regular.check(folder)
+    except OSError as error:
+        raise WeightsError(f"{error.filename}: {error.strerror}; {_GET_FOLDER}") from error
 
 
 def _config(path: Path) -> dict[str, Any]:

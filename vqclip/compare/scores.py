@@ -80,7 +80,9 @@ def ms_ssim(first: Tensor, second: Tensor) -> float:
     Wang et al. 2003 on each colour channel, then averaged: contrast and structure at each scale, luminance at the
     coarsest, an 11 px Gaussian window without padding. Five scales need sides of 161 px; smaller pictures use as many
     as fit, with the weights of those divided by their sum, so values of different sizes are not comparable. A scale
-    whose mean is negative counts as 0.
+    whose mean is negative counts as 0. torchmetrics' number is another by up to 0.03 (its coarsest scale counts the
+    reflected border; it also averages channels before it multiplies scales, and drops the last row of odd sides) and
+    takes 50 times as long, 5.0 against 0.09 s for a pair of 256 px, so it is only tested against.
 
     Raises ValueError for other shapes, unequal ones, or a side below 11 px.
     """

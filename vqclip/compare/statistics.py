@@ -116,7 +116,8 @@ def wilson(share: float, count: float) -> tuple[float, float]:
     """The 95 % interval of a share that was seen in `count` > 0 independent draws, within [0, 1].
 
     E. B. Wilson, Probable Inference, the Law of Succession, and Statistical Inference, Journal of the American
-    Statistical Association 22 (1927). Never of no width: 16 of 16 gives 0.81 to 1.
+    Statistical Association 22 (1927). Never of no width: 16 of 16 gives 0.81 to 1. scipy's counts whole draws only,
+    and those that the spread between prompts leaves are not whole.
     """
     z = _quantile()
     middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
@@ -182,13 +183,17 @@ def _interval(means: Array, draws: int, seed: int) -> tuple[float | None, float 
     """The percentile interval of the mean of `means` (P,); (None, None) for one prompt, which says nothing of others.
 
     Plain percentiles are too narrow for few prompts: at 8 normal ones they covered the truth in 89 % of 1,500
-    trials, widened as below in 94 %.
+    trials, widened as below in 94 %. Neither are bias-corrected and accelerated ones (BCa) wide enough: 87 % of 600.
     """
     if len(means) < 2:
         return None, None
-    picks = np.random.default_rng(seed).integers(len(means), size=(draws, len(means)), dtype=np.int32)
-    low, high = np.quantile(means[picks].mean(axis=1), [tail := _tail(len(means)), 1 - tail])
-    return float(low), float(high)
+    from scipy.stats import bootstrap  # slow to import, and of use in comparisons alone
+
+    found = bootstrap(
+        (means,), np.mean, n_resamples=draws, confidence_level=1 - 2 * _tail(len(means)), method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval  # fmt: skip
+    return float(found.low), float(found.high)
 
 
 def _tail(prompts: int) -> float:
@@ -206,15 +211,7 @@ def _quantile() -> float:
 
 
 def _student(freedom: int) -> float:
-    """The same for Student's distribution, from z by the Cornish-Fisher series (Abramowitz and Stegun 26.7.5).
+    """The same for Student's distribution."""
+    from scipy.stats import t
 
-    Within 0.1 % from 5 degrees of freedom on and far too small for 1 and 2, where the draws of a bootstrap reach their
-    extremes anyway and an effective sample size ends at the number of prompts.
-    """
-    z = _quantile()
-    return (
-        z
-        + (z**3 + z) / (4 * freedom)
-        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
-        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * freedom**3)
-    )
+    return float(t.ppf((1 + LEVEL) / 2, freedom))

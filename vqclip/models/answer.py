@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import string
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from http.client import HTTPResponse
 
 from vqclip.models.part import Part
 
-LIMIT = 16 * 2**30  # bytes, of a file whose size nobody knows
+LIMIT = 16 * 2**30  # bytes, of a file of which nothing at all is known
 CHUNK = 2**18
-SLOWEST = 1024  # bytes a second; slower is stalled
+STRIDE = 2**26  # bytes, of a file of unknown size, between two looks at the room on the disk
 
 Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all if known
 
@@ -35,12 +34,16 @@ class PassingError(Exception):
 
 @dataclass(frozen=True)
 class Order:
-    """What is wanted: size in bytes and SHA-256 where known, who is told, seconds until a silence is a stall."""
+    """What is wanted: size in bytes and SHA-256 where known, who is told, seconds until a silence is a stall.
+
+    `limit`: bytes that are taken at most where the size is not known.
+    """
 
     size: int | None
     sha256: str | None
     on_progress: Progress | None
     timeout: float
+    limit: int = LIMIT
 
 
 def receive(url: str, answer: HTTPResponse, part: Part, order: Order) -> None:
@@ -59,8 +62,8 @@ def receive(url: str, answer: HTTPResponse, part: Part, order: Order) -> None:
         raise MirrorError("does not say how long the file is")
     if total is not None and order.size is not None and total != order.size:
         raise MirrorError(f"offers {total} bytes, {order.size} are expected")
-    if total is not None and not 0 < total <= LIMIT:
-        raise MirrorError(f"offers {total} bytes, 1 to {LIMIT} are taken")
+    if total is not None and order.size is None and not 0 < total <= order.limit:
+        raise MirrorError(f"offers {total} bytes, 1 to {order.limit} are taken")
     _copy(url, answer, part, total if order.size is None else order.size, order=order)
 
 
@@ -105,8 +108,7 @@ def _number(text: str | None) -> int | None:
 
 def _copy(url: str, answer: HTTPResponse, part: Part, total: int | None, *, order: Order) -> None:
     fresh = answer.status == 200
-    limit = LIMIT if total is None else total
-    mark, since = time.monotonic(), 0
+    limit, looked = (order.limit if total is None else total), part.done
     head = _head(answer) if fresh else b""
     if head:
         _begin(url, answer, part, head, total)
@@ -117,14 +119,12 @@ def _copy(url: str, answer: HTTPResponse, part: Part, total: int | None, *, orde
         if part.done + len(chunk) > limit:
             part.clear()
             raise MirrorError(f"sends more than {limit} bytes")
+        if total is None and part.done >= looked:
+            looked = part.done + STRIDE
+            part.check_space(looked)
         part.write(chunk)
-        since += len(chunk)
         if order.on_progress:
             order.on_progress(part.done, total)
-        if (elapsed := time.monotonic() - mark) > 2 * order.timeout:
-            if since < SLOWEST * elapsed:
-                raise TimeoutError
-            mark, since = time.monotonic(), 0
     if total is not None and part.done < total:
         raise PassingError("the connection was cut")
 

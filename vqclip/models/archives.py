@@ -98,10 +98,11 @@ def _unpack(source: IO[bytes], size: int) -> IO[bytes]:
     folder = tempfile.gettempdir()
     if shutil.disk_usage(folder).free < size:
         raise ResourceError(f"{folder} has no room for {size / 1e6:.0f} MB; free some or set TMPDIR to another folder")
-    target = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  # the reader closes it, which deletes it
+    target = tempfile.NamedTemporaryFile(dir=folder, prefix="vqclip-")  # noqa: SIM115  # the reader closes it, which deletes it
     try:
         while piece := source.read(_PIECE):
             target.write(piece)
+        target.flush()  # safetensors opens it by its name
         target.seek(0)
     except OSError as error:
         target.close()

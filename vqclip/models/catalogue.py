@@ -22,6 +22,9 @@ KINDS: tuple[Kind, ...] = ("vqgan", "clip", "open_clip")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@/-]{0,79}")
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_ABOUT = re.compile(r"(\d+(?:\.\d+)?) ([MG]B)")
+_UNITS = {"MB": 10**6, "GB": 10**9}
+_LARGEST = 5 * 10**9  # bytes; the largest file of the catalogue has 4.3e9
 _NEEDED = {"name", "kind", "file", "urls", "licence", "note"}
 _KNOWN = _NEEDED | {"size", "sha256", "member", "extra"}
 
@@ -51,6 +54,14 @@ class Entry:
     def about(self) -> str:
         """The size for people: "354 MB", "1.4 GB", or "?"."""
         return for_people(self.size) if self.size is not None else self.extra.get("about", "?")
+
+    @property
+    def most(self) -> int:
+        """Bytes that a server may send: the size, else twice what it is said to be about, else 5 GB."""
+        if self.size is not None:
+            return self.size
+        about = _ABOUT.fullmatch(self.about)
+        return 2 * round(float(about[1]) * _UNITS[about[2]]) if about else _LARGEST
 
 
 def for_people(size: int) -> str:

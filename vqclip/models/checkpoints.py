@@ -18,6 +18,7 @@ from torch import Tensor
 from vqclip.job import ResourceError, WeightsError
 from vqclip.models import archives, flat
 from vqclip.models.pickles import Thing
+from vqclip.models.regular import opened
 from vqclip.models.tensors import LIMIT, RefusedError, Region, read_regions
 from vqclip.models.vqgan import PARTS
 
@@ -47,7 +48,7 @@ def read(
     """
     shown = str(path) if str(path).isprintable() else repr(str(path))
     try:
-        with path.open("rb") as file:
+        with opened(path) as file:
             return _read(file, limit, parts)
     except ResourceError:  # a RuntimeError too
         raise
@@ -77,17 +78,17 @@ def _read(
         if not archive.is_torch:
             with archive.unwrap(limit=limit) as inner:
                 return _read(inner, limit, parts, wrapped=True)
-        opened = archive.open()
+        found = archive.open()
     elif is_safetensors(head):
-        opened = flat.open_safetensors(file)
+        found = flat.open_safetensors(file)
     elif head.startswith(b"\x80"):  # a pickle of protocol 2 or later
-        opened = flat.open_legacy(file)
+        found = flat.open_legacy(file)
     else:
         page = ": it is a web page, perhaps of a failed download" if head.lstrip().startswith(b"<") else ""
         raise RefusedError(f"neither a safetensors file nor a torch checkpoint{page}")
-    regions = _checked(_named(opened.content))
+    regions = _checked(_named(found.content))
     regions = _generator_only(regions) if parts is None else _only(regions, parts)
-    return read_regions(regions, opened.open_storage, limit=limit), dict(opened.metadata)
+    return read_regions(regions, found.open_storage, limit=limit), dict(found.metadata)
 
 
 def _named(content: Any) -> dict[str, Region]:

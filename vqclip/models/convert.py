@@ -21,6 +21,7 @@ from torch import Tensor
 
 from vqclip.job import InputError, ResourceError, WeightsError
 from vqclip.models import checkpoints, clip, vqgan
+from vqclip.models.regular import opened
 
 FORMAT = "vqclip-1"
 
@@ -38,7 +39,7 @@ def convert(source: Path, target: Path, *, provenance: Mapping[str, str]) -> Pat
     if target.is_dir() or (target.exists() and target.samefile(source)):
         raise InputError(f"{target}: is {'a folder' if target.is_dir() else 'the source itself'}; name another file")
     try:
-        with source.open("rb") as file:
+        with opened(source) as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise WeightsError(f"{source}: cannot be read ({error.strerror})") from error

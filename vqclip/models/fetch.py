@@ -20,6 +20,7 @@ from urllib.request import HTTPHandler, HTTPSHandler, OpenerDirector, ProxyHandl
 
 from vqclip import __version__
 from vqclip.job import WeightsError
+from vqclip.models import paced
 from vqclip.models.answer import LIMIT, MirrorError, Order, PassingError, Progress, receive
 from vqclip.models.part import DamagedError, Part
 
@@ -40,6 +41,7 @@ def download(
     sha256: str | None = None,
     on_progress: Progress | None = None,
     timeout: float = TIMEOUT,
+    limit: int = LIMIT,
     offline: bool = False,
     sleep: Callable[[float], None] = time.sleep,
 ) -> str:
@@ -50,10 +52,11 @@ def download(
 
     Args:
         urls: https addresses of the same bytes (http for this machine itself), tried in order.
-        size: bytes expected, None if not known: then at most 16 GiB are taken.
+        size: bytes expected, None if not known: then at most `limit` are taken.
         sha256: hash expected, None if not known.
         on_progress: called with the bytes so far and in all.
-        timeout: seconds without a byte after which a connection counts as dead.
+        timeout: seconds without a byte after which a connection counts as dead; also one that brings less than 1 KB a
+            second over twice that time, in its headers too.
         sleep: waits between tries.
 
     Raises:
@@ -61,7 +64,7 @@ def download(
     """
     if offline:
         raise WeightsError(f"{target.name} is not here and this is offline; connect, or put the file at {target}")
-    order = Order(size, sha256, on_progress, timeout)
+    order = Order(size, sha256, on_progress, timeout, limit)
     problems = []
     with Part(target) as part:
         for url in urls:
@@ -119,7 +122,7 @@ def _passing_reason(problem: Exception) -> str:
 
 def _transfer(url: str, part: Part, order: Order) -> None:
     """One request: whatever arrives goes to the part. Returns when the part is complete."""
-    if part.done > (LIMIT if order.size is None else order.size):
+    if part.done > (order.limit if order.size is None else order.size):
         part.clear()
     if part.done and part.done == order.size:
         return
@@ -138,7 +141,7 @@ def _open(url: str, headers: dict[str, str], timeout: float) -> HTTPResponse:
         if scheme != "https" and not (at_home and scheme == "http" and _is_loopback(url)):
             raise MirrorError(f"{scheme or 'an address without scheme'}: only https is allowed")
         opener = OpenerDirector()  # no file:, ftp: or data:, no cookies, and redirects only as below
-        for handler in (HTTPHandler(), HTTPSHandler(), *([] if at_home else [ProxyHandler()])):
+        for handler in (_Plain(), _Encrypted(), *([] if at_home else [ProxyHandler()])):
             opener.add_handler(handler)
         request = Request(url, headers=headers)  # noqa: S310  # the scheme was checked above
         answer = cast(HTTPResponse, opener.open(request, timeout=timeout))
@@ -150,6 +153,16 @@ def _open(url: str, headers: dict[str, str], timeout: float) -> HTTPResponse:
             raise MirrorError("a redirect without an address")
         url = urljoin(url, quote(place, safe=string.punctuation, encoding="iso-8859-1"))
     raise MirrorError(f"more than {REDIRECTS} redirects")
+
+
+class _Plain(HTTPHandler):
+    def http_open(self, req: Request) -> HTTPResponse:
+        return self.do_open(paced.Plain, req)
+
+
+class _Encrypted(HTTPSHandler):
+    def https_open(self, req: Request) -> HTTPResponse:
+        return self.do_open(paced.Encrypted, req)
 
 
 def _is_loopback(url: str) -> bool:

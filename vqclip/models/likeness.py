@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from vqclip.models import flat
+from vqclip.models.regular import opened
 from vqclip.models.tensors import RefusedError, Region
 
 KEPT: Final = 48  # hashes in a sketch
@@ -60,11 +61,11 @@ def _sketch(parts: Iterable[tuple[int, Tensor]]) -> str:
 
 def _beginnings(path: Path) -> Iterator[tuple[int, Tensor]]:
     """How many numbers each tensor of a file has, and the first of them."""
-    with path.open("rb") as file:
-        opened = flat.open_safetensors(file)
-        regions: Mapping[str, Region] = opened.content
+    with opened(path) as file:
+        found = flat.open_safetensors(file)
+        regions: Mapping[str, Region] = found.content
         for region in regions.values():
             kind, count = region.storage.dtype, region.storage.count
-            data = opened.open_storage(region.storage).read(min(count, LOOKED_AT) * kind.itemsize)
+            data = found.open_storage(region.storage).read(min(count, LOOKED_AT) * kind.itemsize)
             if data:
                 yield count, torch.frombuffer(bytearray(data), dtype=kind)

@@ -22,6 +22,7 @@ from vqclip.job import ResourceError, WeightsError
 from vqclip.models import fetch
 from vqclip.models.answer import Progress
 from vqclip.models.catalogue import Entry
+from vqclip.models.regular import opened
 
 _SWITCHES = ("VQCLIP_OFFLINE", "HF_HUB_OFFLINE")
 _ON = ("1", "true", "yes", "on")
@@ -119,7 +120,9 @@ def locate(entry: Entry, *, offline: bool = False, on_progress: Progress | None 
         if found:
             return found
         wanted = expected(entry)
-        digest = fetch.download(entry.urls, own, size=entry.size, sha256=wanted, on_progress=on_progress)
+        digest = fetch.download(
+            entry.urls, own, size=entry.size, sha256=wanted, on_progress=on_progress, limit=entry.most
+        )
         if wanted is None:
             _pin(entry, digest)
     return own
@@ -151,7 +154,7 @@ def _check(entry: Entry, path: Path) -> None:
 def digest_of(path: Path) -> str | None:
     """The SHA-256 of a file (hex), None if it cannot be read."""
     try:
-        with path.open("rb") as file:
+        with opened(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return None

@@ -6,7 +6,7 @@ Knows no file format: a format hands over where each storage lies and how to ope
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -90,6 +90,20 @@ class Opened:
 
 def _is_size(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LARGEST_SIDE
+
+
+def damaged(tensors: Iterable[tuple[str, Tensor]]) -> str | None:
+    """The name of the first tensor that holds a NaN or an infinity, None for sound weights.
+
+    CLIP's own mask, which TorchScript archives keep, is minus infinity above its diagonal. One pass without another
+    tensor: 88 million numbers, a ViT-B/32's guide or a VQGAN, take some 15 ms.
+    """
+    for name, value in tensors:
+        if not value.is_floating_point() or not value.numel() or name.endswith("attn_mask"):
+            continue
+        if not all(math.isfinite(float(end)) for end in value.detach().aminmax()):
+            return name
+    return None
 
 
 def read_regions(

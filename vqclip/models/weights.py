@@ -16,6 +16,8 @@ from torch import Tensor
 
 from vqclip.job import InputError, ResourceError, WeightsError
 from vqclip.models import checkpoints
+from vqclip.models.regular import opened
+from vqclip.models.tensors import damaged
 from vqclip.paths import is_path
 
 if TYPE_CHECKING:
@@ -111,11 +113,11 @@ def load(path: Path, *, parts: tuple[str, ...] | None = None) -> Weights:
         parts: what the names of the wanted tensors begin with, as for `checkpoints.read`.
 
     Raises:
-        WeightsError: missing, damaged, refused, or not a mapping of tensors. ResourceError: no room to
-            unpack an archive.
+        WeightsError: missing, not a regular file, damaged, refused, not a mapping of tensors, or with a NaN or an
+            infinity in one of them. ResourceError: no room to unpack an archive.
     """
     try:
-        with path.open("rb") as file:
+        with opened(path) as file:
             head = file.read(9)
             size = file.seek(0, 2)
             file.seek(0)
@@ -123,10 +125,11 @@ def load(path: Path, *, parts: tuple[str, ...] | None = None) -> Weights:
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror})") from error
     _check_manifest(path, digest)
-    if size > _LARGE and not checkpoints.is_safetensors(head):
-        return _load_large(path, digest, parts)
-    state, metadata = _read(path, parts)
-    return Weights(path, digest, state, metadata)
+    large = size > _LARGE and not checkpoints.is_safetensors(head)
+    loaded = _load_large(path, digest, parts) if large else Weights(path, digest, *_read(path, parts))
+    if (name := damaged(loaded.state.items())) is not None:  # would end as a picture of nothing, or in its midst
+        raise WeightsError(f"{path}: {name} holds NaN or infinite numbers; fetch or export it again")
+    return loaded
 
 
 def _read(path: Path, parts: tuple[str, ...] | None) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -170,10 +173,14 @@ def _facts(
 
 def _check_manifest(path: Path, digest: str) -> None:
     """Starter files must be the ones that shipped: safetensors itself notices no flipped bit."""
-    manifest = STARTER / "manifest.json"
-    if path.parent != STARTER or not manifest.is_file():
+    if path.parent != STARTER:
         return
-    expected = json.loads(manifest.read_text()).get(path.name)
+    manifest = STARTER / "manifest.json"
+    try:
+        expected = dict(json.loads(manifest.read_text("utf-8"))).get(path.name)
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        why = "is missing" if isinstance(error, FileNotFoundError) else "cannot be read"
+        raise WeightsError(f"{manifest}: {why}, so {path.name} cannot be checked; reinstall vqclip") from error
     if expected != digest:
         raise WeightsError(
             f"{path}: SHA-256 is {digest[:12]}..., shipped was {str(expected)[:12]}...; reinstall vqclip"

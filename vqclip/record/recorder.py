@@ -77,6 +77,7 @@ class Recorder:
         self._film: Film | None = None
         self._showing = True  # False once the disk refused a frame
         self._latest = -math.inf
+        self._opening: Step | None = None  # the newest picture of a start that is still being made
         self._seen: Step | None = None
         self._shown: Step | None = None  # the last frame, whose image is known to be finite
         self._logged: Mapping[str, float] = {}
@@ -103,6 +104,10 @@ class Recorder:
         except Exception:
             if error is None:
                 raise  # otherwise the first error says more
+
+    def opening(self, step: Step) -> None:
+        """Remember how far the start picture is, which stands in for a result where the run ends before its steps."""
+        self._opening = step
 
     def step(self, step: Step) -> Mapping[str, float] | None:
         """Take note of one step; returns its terms as floats when it was logged (not finite ones too).
@@ -217,10 +222,10 @@ class Recorder:
             made.unlink(missing_ok=True)
 
     def _picture(self, result: Result | None) -> torch.Tensor | None:
-        """The result's image, else that of the last step that was finite; None when there was none."""
+        """The result's image, else that of the last step that was finite, else the start so far; None without any."""
         if result is not None:
             return result.image
-        for step in (self._seen, self._shown):
+        for step in (self._seen, self._shown) if self._seen else (self._opening,):
             if step is not None and bool(torch.isfinite(step.image).all()):
                 return step.image
         return None
