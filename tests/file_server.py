@@ -96,11 +96,11 @@ class Visit(BaseHTTPRequestHandler):
         self.end_headers()
 
     def body(self, data: bytes) -> None:
+        self.owner.sent += len(data)  # before the client can have it
         try:
             self.wfile.write(data)
-            self.owner.sent += len(data)
         except OSError:
-            pass  # the client has seen enough
+            self.owner.sent -= len(data)  # the client has seen enough
 
     def log_message(self, *_: object) -> None:
         pass

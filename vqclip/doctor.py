@@ -42,6 +42,7 @@ PACKAGES = {
     "imageio-ffmpeg": ("0.8.1", ""),
     "omegaconf": ("2.4.0", ">=2.4"),
     "PyYAML": ("6.0.3", ">=6"),
+    "scipy": ("1.17.1", ">=1.15"),
     "safetensors": ("0.8.0", ">=0.8"),
     "platformdirs": ("4.14.5", ">=4"),
     "filelock": ("4.2.11", ">=3.20"),
