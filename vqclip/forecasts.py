@@ -27,8 +27,8 @@ def forecasts(studio: Studio, job: Job, *, timed: bool = True) -> list[Forecast]
         ResourceError: it cannot fit; the message names what to lower.
     """
     facts = studio.facts
-    models = (tuple(facts["models"]), tuple(sorted(facts["weights"].items())))
-    key = (*models, *(facts[name] for name in ("device", "precision", "threads")))
+    shared = tuple(facts[name] for name in ("device", "precision", "threads"))
+    key = (tuple(facts["models"]), tuple(sorted(facts["weights"].items())), *shared)
     stages = studio.backend.stages(job) if isinstance(studio.backend, Chain) else [(studio.backend, job)]
     found = [_forecast(backend, each, key, timed=timed) for backend, each in stages]
     return [each for each in found if each is not None]
