@@ -118,6 +118,7 @@ def card() -> Iterator[Card]:
         patch.setattr(torch.cuda, "Event", _Event)
         patch.setattr(torch.cuda, "current_stream", lambda _device: None)
         patch.setattr(torch.cuda, "synchronize", lambda _device=None: made.waits.append("synchronize"))
+        patch.setattr(torch.cuda, "get_device_name", lambda _device: "a card")
         patch.setattr(torch.cuda, "empty_cache", lambda: None)
         patch.setattr(torch.cuda, "mem_get_info", lambda _device: (1 << 40, 1 << 40))
         patch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _device: None)

@@ -32,6 +32,7 @@ from vqclip.compare.finished import read_run
 from vqclip.compare.verdicts import picture
 from vqclip.config import Config, Loaded, from_mapping
 from vqclip.crops import CropPlan
+from vqclip.forecasts import forecasts
 from vqclip.job import Job, Prompt, Step
 from vqclip.makers import _recipe, job_of
 from vqclip.models.clip import ClipPerceptor
@@ -214,9 +215,8 @@ def test_a_chain_goes_on_from_another_backends_picture(machine: Machine) -> None
 
 def test_the_forecast_measures_there(machine: Machine) -> None:
     config = from_mapping(nested(TINY), source="test")
-    quiet = Quiet(io.StringIO(), out := io.StringIO(), notes=True)
-    runner._forecast(replace(machine.studio, backend=machine.backend(config)), config, quiet)
-    assert "cuda:0" in out.getvalue()
+    (forecast,) = forecasts(replace(machine.studio, backend=machine.backend(config)), job_of(config))
+    assert "cuda:0" in forecast.line
 
 
 def test_a_perceptor_whose_mean_stays_elsewhere_is_found(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
