@@ -19,8 +19,8 @@ from training.denoiser_data import DRAWN, Sketches, draw_codes
 from training.export import describe_styles
 from training.recipes import DENOISER, JUDGE_STYLES
 from training.views import make_bank
-from vqclip.models.checkpoints import read
-from vqclip.models.denoiser import Denoiser, build, trained_with
+from vqclip.models import weights
+from vqclip.models.denoiser import Denoiser, build
 from vqclip.models.vqgan import Architecture, VQModel
 
 SHAPE: dict[str, Any] = {"channels": 8, "width": 32, "multipliers": (1, 1), "groups": 4}
@@ -85,9 +85,9 @@ def test_the_export_is_a_denoiser_of_its_vqgan(sketches: Sketches, tmp_path: Pat
     update(run, 0.0)
     path = tmp_path / "denoiser.safetensors"
     write_export(path, run, "digest", {"error": 0.5})
-    state, metadata = read(path, parts=("",))
-    network = build(state, metadata)
-    assert trained_with(metadata) == "digest"
+    file = weights.load(path, parts=("",))
+    network = build(file.state, file.metadata)
+    assert file.trained_with("vqgan") == "digest"
     drawn = sample(Denoiser(network, device=CPU), 2, 8, 16, steps=4, seed=0)
     assert drawn.shape == (2, 8, 16, 16)
     assert drawn.isfinite().all()

@@ -153,3 +153,11 @@ def test_a_flipped_bit_in_a_starter_model_is_noticed(tmp_path: Path, monkeypatch
     monkeypatch.setattr(weights, "STARTER", tmp_path)
     with pytest.raises(WeightsError, match="SHA-256"):
         weights.load(tmp_path / original.name)
+
+
+@pytest.mark.parametrize("part", ["vqgan", "guide"])
+def test_a_file_says_what_it_was_trained_with(part: str) -> None:
+    said = {"training": json.dumps({part: "abc"})}
+    assert weights.Weights(Path("x"), "", {}, said).trained_with(part) == "abc"
+    for facts in ({}, {"training": "no"}, {"training": "{}"}, {"training": "[1]"}, {"training": "[" * 100_000}):
+        assert weights.Weights(Path("x"), "", {}, facts).trained_with(part) == ""
