@@ -152,7 +152,7 @@ def _asked_for_help(command: Command, module: str, rest: list[str]) -> str:
     """The module has to load, and to know the options that are shown."""
     path = ROOT / f"{module.replace('.', '/')}.py"
     assert path.is_file(), f"{command.where}: no {module}"
-    if "ArgumentParser" not in path.read_text(encoding="utf-8"):
+    if not re.search(r"ArgumentParser|parser_of\(|training_parser\(", path.read_text(encoding="utf-8")):
         assert not rest, f"{command.where}: {module} takes no arguments"
         return f"python -c 'import {module}'"
     options = (word.partition("=")[0] for word in rest if word.startswith("--"))

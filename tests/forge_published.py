@@ -37,7 +37,8 @@ def clip_state(shape: Sequence[int], *, seeing: bool = False, seed: int = 1) -> 
     eye = clip.ClipPerceptor(network, device=torch.device("cpu"))
     seen = eye.embed_image(drawing(eye.size)).double()  # (1, E), of length 1
     network.text_projection = torch.nn.Parameter(torch.eye(network.text_projection.shape[0]))
-    hidden = eye.embed_text(CAPTIONS, unit=False).double()  # (T, W)
+    reader = clip.ClipPerceptor(network, device=torch.device("cpu"))
+    hidden = reader.embed_text(CAPTIONS, unit=False).double()  # (T, W)
     rng = torch.Generator().manual_seed(seed)
     aside = torch.randn(len(CAPTIONS), seen.shape[1], generator=rng, dtype=torch.float64)
     aside = torch.nn.functional.normalize(aside - aside @ seen.T * seen, dim=1)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from vqclip.job import WeightsError
-from vqclip.models.denoiser import SHIFT, Denoiser, build, guess, make_network, mixture, trained_with
+from vqclip.models.denoiser import SHIFT, Denoiser, build, guess, make_network, mixture
 
 SHAPE: dict[str, Any] = {"channels": 8, "width": 32, "multipliers": (1, 1), "groups": 4}
 CPU = torch.device("cpu")
@@ -86,12 +86,6 @@ def test_a_file_of_another_make_is_refused_in_one_line(facts: dict[str, str], pa
     with pytest.raises(WeightsError, match=part) as caught:
         build(network().state_dict(), facts)
     assert "\n" not in str(caught.value)
-
-
-def test_a_file_says_whose_latents_it_knows() -> None:
-    assert trained_with({"training": '{"vqgan": "abc"}'}) == "abc"
-    for facts in ({}, {"training": "no"}, {"training": "{}"}):
-        assert trained_with(facts) == ""
 
 
 @pytest.mark.parametrize("unit", [0.1, 10.0])

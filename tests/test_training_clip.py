@@ -12,7 +12,8 @@ import torch
 from clip.model import CLIP
 from safetensors import safe_open
 
-from training.clip import borrow_text, resume_run, save_run, write_export
+from training.checkpoint import resume_run, save_run
+from training.clip import borrow_text, write_export
 from training.data import SIDE, Icons
 from training.recipes import GUIDE_STYLES, JUDGE_STYLES, RECIPES, Recipe, pace, strengthen
 from training.retrieval import Exam, sit_exam
@@ -21,7 +22,10 @@ from training.steps import Run, draw_rows, start, update
 from training.views import Bank, Crops, make_bank
 
 CALM = Crops(scale=(1.0, 1.0), turn=0, shift=0.02, perspective=0, erase=0)
-TINY = Recipe(32, 32, (1, 1, 1, 1), 8, None, 1, ("noto",), 5, CALM, 0.0, batch=8, text_width=64)
+TINY = Recipe(
+    embed=32, size=32, layers=(1, 1, 1, 1), width=8, text_layers=1, styles=("noto",), seed=5, crops=CALM, radius=0.0,
+    batch=8, text_width=64,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

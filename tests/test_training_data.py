@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from training.data import SIDE, draw, draw_style, is_held_out, load, write_vocabulary
+from vqclip.job import InputError
 
 FIXED = ["thing 20", "thing 24"]
 LABELS = [f"thing {number}" for number in range(400)]
@@ -100,3 +101,8 @@ def test_the_vocabulary_lists_what_captions_say(tmp_path: Path) -> None:
     assert vocabulary["concepts"] == ["apple", "cat face"]
     assert vocabulary["guided"] == ["apple"]
     assert {"apple", "cat", "face", "background", "red", "on", "an", "flat"} <= set(vocabulary["words"])
+
+
+def test_without_drawings_one_line_says_what_makes_them(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"index\.json is missing; python -m training\.data makes it"):
+        load(["noto"], folder=tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +12,25 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from training import denoiser as trainer
+from training.checkpoint import resume_run, save_run
 from training.data import Icons
-from training.denoiser import Recipe, Run, draw, resume_run, sample, save_run, start, update, window, write_export
+from training.denoiser import Run, draw, sample, start, update, window, write_export
 from training.denoiser_data import DRAWN, Sketches, draw_codes
 from training.export import describe_styles
-from training.recipes import JUDGE_STYLES
+from training.recipes import DENOISER, JUDGE_STYLES
 from training.views import make_bank
-from vqclip.models.checkpoints import read
-from vqclip.models.denoiser import Denoiser, build, trained_with
+from vqclip.models import weights
+from vqclip.models.denoiser import Denoiser, build
 from vqclip.models.vqgan import Architecture, VQModel
 
 SHAPE: dict[str, Any] = {"channels": 8, "width": 32, "multipliers": (1, 1), "groups": 4}
 CPU = torch.device("cpu")
-SMALL = Recipe(batch=8, rate=3e-3)
+SMALL = replace(DENOISER, batch=8, rate=3e-3, held_out=4, shape=SHAPE)
 
 
 @pytest.fixture
-def sketches(monkeypatch: pytest.MonkeyPatch) -> Sketches:
+def sketches() -> Sketches:
     """Grids in which the left half holds one code and the right half another: easy to learn."""
-    monkeypatch.setattr(trainer, "HELD_OUT", 4)
     rng = torch.Generator().manual_seed(0)
     codes = torch.randint(6, (40, 2), generator=rng, dtype=torch.int16)
 
@@ -41,16 +41,16 @@ def sketches(monkeypatch: pytest.MonkeyPatch) -> Sketches:
 
 
 def fresh(sketches: Sketches) -> Run:
-    return start(SMALL, sketches, CPU, SHAPE)
+    return start(SMALL, sketches, CPU)
 
 
 def test_windows_lie_inside_and_move() -> None:
     codes = torch.arange(32 * 32).view(1, 32, 32).expand(3, -1, -1)
     rng = torch.Generator().manual_seed(1)
-    corners = {int(window(codes, rng)[0, 0, 0]) for _ in range(20)}
+    corners = {int(window(codes, 16, rng)[0, 0, 0]) for _ in range(20)}
     assert len(corners) > 10
     assert max(corner // 32 for corner in corners) <= 16
-    assert torch.equal(window(codes[:, :16, :16], rng), codes[:, :16, :16])
+    assert torch.equal(window(codes[:, :16, :16], 16, rng), codes[:, :16, :16])
 
 
 def test_fine_windows_are_shown_with_little_noise(sketches: Sketches) -> None:
@@ -80,18 +80,15 @@ def test_a_resumed_run_goes_on_bit_for_bit(sketches: Sketches, tmp_path: Path) -
     assert all(torch.equal(a, b) for a, b in zip(one.model.parameters(), other.model.parameters(), strict=True))
 
 
-def test_the_export_is_a_denoiser_of_its_vqgan(
-    sketches: Sketches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(trainer, "SHAPE", SHAPE)
+def test_the_export_is_a_denoiser_of_its_vqgan(sketches: Sketches, tmp_path: Path) -> None:
     run = fresh(sketches)
     update(run, 0.0)
     path = tmp_path / "denoiser.safetensors"
     write_export(path, run, "digest", {"error": 0.5})
-    state, metadata = read(path, parts=("",))
-    network = build(state, metadata)
-    assert trained_with(metadata) == "digest"
-    drawn = sample(Denoiser(network, device=CPU), 2, 8, steps=4, seed=0)
+    file = weights.load(path, parts=("",))
+    network = build(file.state, file.metadata)
+    assert file.trained_with("vqgan") == "digest"
+    drawn = sample(Denoiser(network, device=CPU), 2, 8, 16, steps=4, seed=0)
     assert drawn.shape == (2, 8, 16, 16)
     assert drawn.isfinite().all()
     with safe_open(path, "pt") as file:

@@ -1,4 +1,4 @@
-"""Exports are half precision, carry their provenance, and refuse what can not ship; checkpoints restore a run."""
+"""Exports are half precision, carry their provenance, and refuse what can not ship."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from torch import nn
 
-from training import checkpoint
-from training.export import export, machine
+from training.export import export
+from training.loop import machine
 
 PARTS = {"kind": "clip", "name": "tiny", "architecture": {"width": 8}, "training": {"minutes": 1}}
 
@@ -54,26 +53,3 @@ def test_share_alike_drawings_do_not_ship(tmp_path: Path) -> None:
 def test_weights_beyond_half_precision_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="fp16"):
         export(tmp_path / "x.safetensors", {"big": torch.tensor([1e6])}, styles=["noto"], **PARTS)
-
-
-def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    optimizer.zero_grad()
-    model(torch.ones(2, 3)).square().sum().backward()
-    optimizer.step()
-
-
-def test_a_restored_run_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
-    model, average = nn.Linear(3, 2), nn.Linear(3, 2)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
-    step(model, optimizer)
-    checkpoint.save(tmp_path / "run", checkpoint.pack(model, average, optimizer), {"seconds": 1.5})
-    step(model, optimizer)
-
-    other, other_average = nn.Linear(3, 2), nn.Linear(3, 2)
-    other_optimizer = torch.optim.AdamW(other.parameters(), lr=0.1)
-    tensors, state = checkpoint.load(tmp_path / "run")
-    checkpoint.unpack(tensors, other, other_average, other_optimizer)
-    step(other, other_optimizer)
-    assert state == {"seconds": 1.5}
-    assert all(torch.equal(one, two) for one, two in zip(model.parameters(), other.parameters(), strict=True))
-    assert torch.equal(average.weight, other_average.weight)

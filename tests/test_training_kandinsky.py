@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from training import kandinsky_prior, kandinsky_unet
 from training.captions import Meaning, Tokens
+from training.checkpoint import resume_run, save_run
 from training.data import Icons
 from training.kandinsky_data import (
     Embeddings,
@@ -28,13 +29,14 @@ from training.kandinsky_data import (
 )
 from training.kandinsky_parts import make_movq
 from training.kandinsky_reading import translate, whiten
+from training.recipes import PRIOR, UNET
 from training.views import make_bank
 from vqclip.backends import kandinsky_starter
 from vqclip.models.convert import digest_of
 
 CPU = torch.device("cpu")
 WIDE = 16
-UNET: dict[str, Any] = {
+UNET_SHAPE: dict[str, Any] = {
     "sample_size": 4, "in_channels": 4, "out_channels": 8, "addition_embed_type": "image",
     "down_block_types": ["ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"],
     "up_block_types": ["SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"],
@@ -42,7 +44,7 @@ UNET: dict[str, Any] = {
     "encoder_hid_dim": WIDE, "encoder_hid_dim_type": "image_proj", "cross_attention_dim": 8,
     "attention_head_dim": 8, "resnet_time_scale_shift": "scale_shift", "norm_num_groups": 4,
 }  # fmt: skip
-PRIOR: dict[str, Any] = {
+PRIOR_SHAPE: dict[str, Any] = {
     "num_attention_heads": 2, "attention_head_dim": 16, "num_layers": 1, "embedding_dim": WIDE,
     "num_embeddings": 12, "additional_embeddings": 4,
 }  # fmt: skip
@@ -76,15 +78,16 @@ def guide(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(embeddings: Embeddings) -> kandinsky_unet.Run:
-    recipe = kandinsky_unet.Recipe(batch=16)
-    return kandinsky_unet.start(recipe, noise(40, 4, 4, 4, seed=3), whiten(embeddings), CPU, UNET)
+    recipe = dataclasses.replace(UNET, batch=16, shape=UNET_SHAPE)
+    return kandinsky_unet.start(recipe, noise(40, 4, 4, 4, seed=3), embeddings, CPU)
 
 
 @pytest.fixture
 def prior(embeddings: Embeddings, guide: Path) -> kandinsky_prior.Run:
     truths = [Meaning("disc", ("red", "blue")[row % 2], "white") for row in range(40)]
     reader = kandinsky_prior.open_reader(guide, CPU)
-    return kandinsky_prior.start(kandinsky_prior.Recipe(batch=16), truths, embeddings, reader, shape=PRIOR)
+    recipe = dataclasses.replace(PRIOR, batch=16, shape=PRIOR_SHAPE)
+    return kandinsky_prior.start(recipe, truths, embeddings, reader)
 
 
 def test_views_are_centred_follow_the_seed_and_come_back_from_disk(tmp_path: Path) -> None:
@@ -166,8 +169,8 @@ def test_the_unet_learns_which_picture_an_embedding_means(embeddings: Embeddings
     latents = torch.cat((torch.full((20, 4, 4, 4), -1.0), torch.full((20, 4, 4, 4), 1.0)))
     views = torch.cat((torch.zeros(20, WIDE), torch.ones(20, WIDE))) + 0.01 * noise(40, WIDE)
     pair = dataclasses.replace(embeddings, views=views, zero=torch.full((WIDE,), 0.5))
-    recipe = kandinsky_unet.Recipe(batch=32, rate=3e-3)
-    run = kandinsky_unet.start(recipe, latents, whiten(pair), CPU, UNET)
+    recipe = dataclasses.replace(UNET, batch=32, rate=3e-3, shape=UNET_SHAPE)
+    run = kandinsky_unet.start(recipe, latents, pair, CPU)
     losses = [kandinsky_unet.update(run, step / 120)["loss"] for step in range(120)]
     assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
     form = run.reading.views[[0, 39]]
@@ -180,11 +183,11 @@ def test_a_resumed_unet_goes_on_and_takes_another_guide(
 ) -> None:
     kandinsky_unet.update(run, 0.1)
     path = tmp_path / "run.safetensors"
-    kandinsky_unet.save_run(path, run)
+    save_run(path, run)
 
     def again(seen: Embeddings) -> kandinsky_unet.Run:
-        fresh = kandinsky_unet.start(run.recipe, run.latents, whiten(seen), CPU, UNET)
-        kandinsky_unet.resume_run(path, fresh, seen)
+        fresh = kandinsky_unet.start(run.recipe, run.latents, seen, CPU)
+        resume_run(path, fresh)
         return fresh
 
     turned = again(dataclasses.replace(embeddings, views=-embeddings.views, zero=-embeddings.zero, guide="b"))
@@ -201,13 +204,13 @@ def test_the_prior_learns_captions_and_goes_on_after_a_stop(
     path = tmp_path / "run.safetensors"
     losses = [kandinsky_prior.update(prior, 0.2)["loss"] for _ in range(60)]
     assert sum(losses[-10:]) < 0.97 * sum(losses[:10])
-    kandinsky_prior.save_run(path, prior)
-    again = kandinsky_prior.start(prior.recipe, prior.truths, embeddings, prior.reader, shape=PRIOR)
-    kandinsky_prior.resume_run(path, again)
+    save_run(path, prior)
+    again = kandinsky_prior.start(prior.recipe, prior.truths, embeddings, prior.reader)
+    resume_run(path, again)
     assert kandinsky_prior.update(again, 0.3) == kandinsky_prior.update(prior, 0.3)
     other = dataclasses.replace(embeddings, views=embeddings.views + 1, guide="b")
-    fresh = kandinsky_prior.start(prior.recipe, prior.truths, other, prior.reader, shape=PRIOR)
-    kandinsky_prior.resume_run(path, fresh)
+    fresh = kandinsky_prior.start(prior.recipe, prior.truths, other, prior.reader)
+    resume_run(path, fresh)
     assert (fresh.steps, fresh.guide) == (60, "b")
     assert torch.allclose(fresh.average.clip_mean[0], other.views.mean(0))
 
@@ -224,8 +227,8 @@ def test_exports_open_as_the_package_s_pipelines(
     prior: kandinsky_prior.Run, guide: Path, embeddings: Embeddings, tmp_path: Path
 ) -> None:
     path = tmp_path / "kandinsky-prior.safetensors"
-    own = dataclasses.replace(prior, guide=digest_of(load_file(guide)))
-    kandinsky_prior.write_export(path, own, PRIOR, {"cosine": 0.51234567})
+    prior.guide = digest_of(load_file(guide))
+    kandinsky_prior.write_export(path, prior, {"cosine": 0.51234567})
     pipe = kandinsky_starter.find_prior(str(path), str(guide)).open()
     assert torch.allclose(pipe.prior.clip_mean[0], embeddings.views.mean(0), atol=1e-2)
     texts, states, mask = pipe._encode_prompt("a red disc", CPU, 1, False)
@@ -236,11 +239,11 @@ def test_exports_open_as_the_package_s_pipelines(
 
 def test_the_unet_s_export_says_with_which_guide_it_was_trained(run: kandinsky_unet.Run, tmp_path: Path) -> None:
     path = tmp_path / "kandinsky-unet.safetensors"
-    kandinsky_unet.write_export(path, run, UNET, {})
+    kandinsky_unet.write_export(path, run, {})
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
     assert json.loads(metadata["training"])["guide"] == "a"
-    assert json.loads(metadata["architecture"]) == UNET
+    assert json.loads(metadata["architecture"]) == UNET_SHAPE
     assert F.mse_loss(load_file(path)["conv_in.weight"].float(), run.average.conv_in.weight) < 1e-6
 
 

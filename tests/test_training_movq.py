@@ -15,11 +15,12 @@ from diffusers.models.autoencoders.vq_model import VQModel
 from safetensors import safe_open
 
 from training import movq
+from training.checkpoint import resume_run, save_run
 from training.data import Icons
 from training.kandinsky_data import load_movq
-from training.kandinsky_loop import spend
 from training.kandinsky_parts import hasten, make_movq, shift_latents
-from training.movq import RECIPE, Run, examine, open_codebook, resume_run, save_run, start, update, write_export
+from training.movq import Run, examine, open_codebook, start, update, write_export
+from training.recipes import MOVQ
 from training.scenes import Stock, make_stock
 
 TINY: dict[str, Any] = {
@@ -28,7 +29,7 @@ TINY: dict[str, Any] = {
     "down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4,
 }  # fmt: skip
 
-SMALL = dataclasses.replace(RECIPE, batch=8)
+SMALL = dataclasses.replace(MOVQ, batch=8, cells=300, crop=32, scene=64, shape=TINY)
 
 
 @pytest.fixture
@@ -43,11 +44,9 @@ def stock() -> Stock:
 
 
 @pytest.fixture
-def tiny(stock: Stock, monkeypatch: pytest.MonkeyPatch) -> Run:
+def tiny(stock: Stock) -> Run:
     """Pictures a quarter as large as in earnest."""
-    for name, value in (("_CELLS", 300), ("CROP", 32), ("SCENE", 64)):
-        monkeypatch.setattr(movq, name, value)
-    return start(SMALL, (stock, stock), TINY)
+    return start(SMALL, (stock, stock))
 
 
 def picture(seed: int = 0, side: int = 32) -> torch.Tensor:
@@ -98,8 +97,8 @@ def test_training_lowers_the_loss_and_opens_the_codebook_in_time(tiny: Run) -> N
     assert tiny.views == 29 * SMALL.batch
 
 
-def test_opening_the_codebook_gives_latents_unit_deviation(tiny: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(movq, "_CELLS", 3000)
+def test_opening_the_codebook_gives_latents_unit_deviation(tiny: Run) -> None:
+    tiny.recipe = dataclasses.replace(SMALL, cells=3000)
     for _ in range(3):
         update(tiny, 0.0)
     open_codebook(tiny)
@@ -117,7 +116,7 @@ def test_a_resumed_run_goes_on_as_if_never_stopped(tiny: Run, stock: Stock, tmp_
     for progress in (0.1, 0.5):
         update(tiny, progress)
     save_run(tmp_path / "run.safetensors", tiny)
-    again = start(SMALL, (stock, stock), TINY)
+    again = start(SMALL, (stock, stock))
     resume_run(tmp_path / "run.safetensors", again)
     assert again.quantised
     assert update(again, 0.6) == update(tiny, 0.6)
@@ -126,14 +125,14 @@ def test_a_resumed_run_goes_on_as_if_never_stopped(tiny: Run, stock: Stock, tmp_
 def test_the_export_opens_with_unit_latents_and_its_arguments(tiny: Run, stock: Stock, tmp_path: Path) -> None:
     update(tiny, 0.0)
     path = tmp_path / "kandinsky-movq.safetensors"
-    write_export(path, tiny, {"psnr": 12.5}, TINY)
+    write_export(path, tiny, {"psnr": 12.5})
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
     assert metadata["kind"] == "kandinsky-movq"
     assert json.loads(metadata["architecture"]) == TINY
     assert json.loads(metadata["training"])["figures"] == {"psnr": 12.5}
     model = load_movq(path)
-    image = movq.compose(stock, 64, movq.SCENE, torch.Generator().manual_seed(3))
+    image = movq.compose(stock, 64, SMALL.scene, torch.Generator().manual_seed(3))
     with torch.no_grad():
         latents = model.encode(image * 2 - 1).latents
     assert latents.mean((0, 2, 3)).abs().max() < 0.05
@@ -145,19 +144,3 @@ def test_examining_gives_figures_and_a_sheet(tiny: Run, stock: Stock, tmp_path: 
     sets, kinds = ("held_out", "guided"), ("plain", "codes")
     assert set(figures) == {f"{m}_{s}_{k}" for m in ("psnr", "ssim") for s in sets for k in kinds}
     assert (tmp_path / "sheet.png").read_bytes()[:4] == b"\x89PNG"
-
-
-def test_the_clock_stops_in_time_reports_and_logs(tiny: Run, tmp_path: Path) -> None:
-    reports: list[int] = []
-
-    def slow(run: Run, progress: float) -> dict[str, float]:
-        assert 0 <= progress < 1
-        run.steps, run.views, run.seconds = run.steps + 1, run.views + 5, run.seconds + 20
-        return {"loss": float(run.steps)}
-
-    spend(tiny, 2, slow, lambda: reports.append(tiny.steps) or {"figure": 7.0}, log=tmp_path / "log.jsonl", every=50)
-    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert reports == [3, 6]
-    assert [line["loss"] for line in lines] == [2.0, 5.0]
-    assert lines[-1]["figure"] == 7.0
-    assert lines[-1]["views"] == 30

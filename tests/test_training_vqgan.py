@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,15 @@ from safetensors.torch import load_file
 from torch import nn
 
 from training import vqgan
+from training.checkpoint import resume_run, save_run
 from training.codebook import BETA, Usage, cluster, quantise, restart
 from training.data import Icons
 from training.discriminator import Critics, feature_distance, load_tower
 from training.export import export
 from training.quality import count_codes, measure, psnr, save_sheet, structure
+from training.recipes import VQGAN
 from training.scenes import Stock, compose, draw_clouds, make_stock, present
-from training.vqgan_run import Recipe, Run, keep_latents, resume_run, save_run, start, write_export
+from training.vqgan_run import Run, keep_latents, start, write_export
 from vqclip.models.convert import digest_of, latents_of
 from vqclip.models.vqgan import Architecture, VQModel, build, groups_of
 
@@ -28,6 +31,7 @@ TINY = Architecture(
     channels=32, multipliers=(1, 1, 1, 1), blocks=1, attention=(), in_channels=3, out_channels=3,
     z_channels=8, codes=16, code_dim=8, gumbel=False, groups=4,
 )  # fmt: skip
+SMALL = replace(VQGAN, batch=2, cells=200, shape=asdict(TINY))
 
 
 @pytest.fixture
@@ -43,10 +47,9 @@ def stock() -> Stock:
 
 
 @pytest.fixture
-def tiny(stock: Stock, monkeypatch: pytest.MonkeyPatch) -> Run:
+def tiny(stock: Stock) -> Run:
     """A run that is over the unquantised stage after its first steps."""
-    monkeypatch.setattr(vqgan, "_CELLS", 200)
-    return start(Recipe(batch=2), stock, TINY)
+    return start(SMALL, stock)
 
 
 def test_pictures_follow_the_seed_alone_and_stay_in_range(stock: Stock) -> None:
@@ -131,7 +134,7 @@ def test_figures_know_equal_from_different() -> None:
 def test_picture_loss_counts_a_wrong_flat_colour_more_than_noise() -> None:
     target = torch.zeros(1, 3, 32, 32)
     noise = torch.where(torch.rand(target.shape, generator=torch.Generator().manual_seed(0)) < 0.5, -0.1, 0.1)
-    still = Recipe(edges=0, colour=0)
+    still = replace(VQGAN, edges=0, colour=0)
     flat, _ = vqgan.picture_loss(target + 0.1, target, still)
     rough, plain = vqgan.picture_loss(target + noise, target, still)
     assert plain.item() == pytest.approx(0.1)
@@ -147,14 +150,14 @@ def test_training_lowers_the_loss_and_opens_the_codebook_in_time(tiny: Run) -> N
     assert last["l1"] < sum(first) / 4
     assert vqgan.update(tiny, 0.2)["code_loss"] > 0
     assert tiny.quantised
-    assert tiny.crops == 28 * 2 + 7 * 4  # every fifth step shows one whole scene, as many pixels as four crops
+    assert tiny.views == 28 * 2 + 7 * 4  # every fifth step shows one whole scene, as many pixels as four crops
 
 
 def test_a_resumed_run_goes_on_as_if_never_stopped(tiny: Run, stock: Stock, tmp_path: Path) -> None:
     for progress in (0.1, 0.2, 0.3):
         vqgan.update(tiny, progress)
     save_run(tmp_path / "run.safetensors", tiny)
-    again = start(Recipe(batch=2), stock, TINY)
+    again = start(SMALL, stock)
     resume_run(tmp_path / "run.safetensors", again)
     assert again.quantised
     assert vqgan.update(again, 0.4) == vqgan.update(tiny, 0.4)
@@ -179,11 +182,13 @@ def test_a_decoder_that_learns_alone_keeps_the_latents(
     assert latents_of(after) == latents_of(before)
     assert digest_of(after) != digest_of(before)
     save_run(tmp_path / "run.safetensors", tiny)
-    again = start(Recipe(batch=2), stock, TINY)
+    again = start(SMALL, stock)
+    again.critics = Critics(tiny.device, clip=guide, adversarial=True) if criticised else None
     resume_run(tmp_path / "run.safetensors", again)
     again.seconds = 90.0
     keep_latents(again)
     assert again.since == 60.0
+    assert vqgan.update(again, 0.6) == vqgan.update(tiny, 0.6)
     assert all(torch.equal(a, b) for a, b in zip(again.model.parameters(), tiny.model.parameters(), strict=True))
 
 
@@ -248,6 +253,9 @@ def test_critics_pull_with_their_share_and_the_discriminator_learns(guide: Path)
     twin = Critics(torch.device("cpu"), clip=guide, adversarial=True)
     twin.restore(critics.state())
     assert twin.lessons == 30
+    assert torch.equal(twin.patches(target), critics.patches(target))
+    for each in (critics, twin):  # the moments are kept as well
+        each.learn(out, target)
     assert torch.equal(twin.patches(target), critics.patches(target))
 
 

@@ -207,3 +207,11 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
             weights.load(path)
         with pytest.raises(WeightsError, match=r"cannot be read \(not a regular file\)"):
             checkpoints.read(path)
+
+
+@pytest.mark.parametrize("part", ["vqgan", "guide"])
+def test_a_file_says_what_it_was_trained_with(part: str) -> None:
+    said = {"training": json.dumps({part: "abc"})}
+    assert weights.Weights(Path("x"), "", {}, said).trained_with(part) == "abc"
+    for facts in ({}, {"training": "no"}, {"training": "{}"}, {"training": "[1]"}, {"training": "[" * 100_000}):
+        assert weights.Weights(Path("x"), "", {}, facts).trained_with(part) == ""

@@ -22,6 +22,7 @@ from PIL import Image
 
 from training.concepts import COLOURS, GUIDED, choose_concepts
 from training.sources import NAMES, PERMISSIVE, STYLES, Emoji, fetch, match_icons, read_emojis, read_json
+from vqclip.job import InputError
 
 SIDE = 128
 HELD_OUT_PERCENT = 8
@@ -66,11 +67,13 @@ def load(styles: Iterable[str], split: str = "train", *, folder: Path | None = N
 
     Raises:
         ValueError: for an unknown split or style.
-        FileNotFoundError: when `python -m training.data` has not run.
+        InputError: when `python -m training.data` has not run.
     """
     if split not in ("train", "held-out", "concepts", "all"):
         raise ValueError(f"split is {split!r}; allowed: train, held-out, concepts, all")
     folder = (folder or cache_folder()) / "icons"
+    if not (folder / "index.json").exists():
+        raise InputError(f"{folder / 'index.json'} is missing; python -m training.data makes it")
     index: dict[str, list[dict[str, Any]]] = json.loads((folder / "index.json").read_text())
     parts, rows = [], []
     for style in styles:

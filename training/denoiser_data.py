@@ -5,27 +5,25 @@ Whole drawings on plain grounds at two sizes. Trains nothing.
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from training.checkpoint import write_whole
 from training.concepts import GUIDED
-from training.data import cache_folder, load
+from training.data import load
+from training.loop import answer, parser_of, place
+from training.recipes import SKETCHES
 from training.steps import draw_rows
-from training.views import Bank, Crops, make_bank, make_views
+from training.views import Bank, make_bank, make_views
 from vqclip.models import weights
 from vqclip.models.quantize import nearest_codes
 from vqclip.models.vqgan import VQModel, build, groups_of
 
-# The whole drawing, upright, with a margin: what varies is which one, its colours and the ground.
-CROPS = Crops(scale=(1.05, 1.3), turn=4, shift=0.03, perspective=0, flip=0.3, noise=0, erase=0, jitter=0.02,
-              white=0.3, gradient=0.05)  # fmt: skip
-# None of the judge's sets, so that it does not meet drawings that it knows by heart.
-DRAWN = ("noto", "fluent-emoji-flat", "fxemoji")
+CROPS, DRAWN = SKETCHES.crops, SKETCHES.styles
 SIDE = 128  # pixels of a coarse picture; a fine one has twice as many
 _BATCH = 32
 
@@ -65,26 +63,21 @@ def load_sketches(folder: Path) -> Sketches:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--coarse", type=int, default=20_000)
-    parser.add_argument("--fine", type=int, default=4_000)
-    parser.add_argument("--seed", type=int, default=61)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser = parser_of(__doc__, seed=SKETCHES.seed)
+    parser.add_argument("--coarse", type=int, default=SKETCHES.coarse, help=f"pictures of {SIDE} px")
+    parser.add_argument("--fine", type=int, default=SKETCHES.fine, help=f"pictures of {2 * SIDE} px")
     arguments = parser.parse_args()
-    device = torch.device(arguments.device)
+    device, out = place(arguments)
     vqgan = load_vqgan(weights.STARTER / "vqgan.safetensors").to(device)
     icons = load(DRAWN, "concepts").only(GUIDED)
-    tensors = {"codebook": vqgan.codebook.float().cpu()}
+    tensors = {"codebook": vqgan.codebook.float()}
     for name, factor, count in (("coarse", 1, arguments.coarse), ("fine", 2, arguments.fine)):
-        side = SIDE * factor
-        bank = make_bank(icons, side=side, variants=6, seed=arguments.seed + factor)
-        bank = Bank(bank.pixels.to(device), bank.truths, bank.icons, bank.original)
-        tensors[name] = draw_codes(bank, vqgan, side=side, count=count, seed=arguments.seed + factor)
+        side, seed = SIDE * factor, arguments.seed + factor
+        bank = make_bank(icons, side=side, variants=SKETCHES.variants, seed=seed).to(device)
+        tensors[name] = draw_codes(bank, vqgan, side=side, count=count, seed=seed)
         print(f"{len(tensors[name])} {name} pictures of {len(bank.truths)} variants", flush=True)
-    folder = cache_folder() / "denoiser"
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / "sketches.safetensors")
+    write_whole(out / "denoiser" / "sketches.safetensors", tensors)
 
 
 if __name__ == "__main__":
-    main()
+    answer(main)

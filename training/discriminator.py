@@ -13,6 +13,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from training.checkpoint import pack, unpack
 from training.towers import normalise
 from vqclip.models.openai_clip import CLIP, ModifiedResNet
 
@@ -75,7 +76,7 @@ class Critics:
 
     def __init__(
         self, device: torch.device, *, clip: Path | None, adversarial: bool, feature_share: float = 0.5,
-        patch_share: float = 0.2, seed: int = 5,
+        patch_share: float = 0.2, patch_rate: float = 4e-4, seed: int = 5,
     ) -> None:  # fmt: skip
         self.tower = load_tower(clip).to(device) if clip else None
         self.patches: PatchDiscriminator | None = None
@@ -83,7 +84,7 @@ class Critics:
         if adversarial:
             torch.manual_seed(seed)
             self.patches = PatchDiscriminator().to(device)
-            self.optimizer = torch.optim.Adam(self.patches.parameters(), lr=4e-4, betas=(0.5, 0.9))
+            self.optimizer = torch.optim.Adam(self.patches.parameters(), lr=patch_rate, betas=(0.5, 0.9))
 
     def pull(self, out: Tensor, target: Tensor, pixel_loss: Tensor) -> Tensor:
         """d loss / d out, (B, 3, H, W), of the pixel loss and the critics together. Pictures in [-1, 1]."""
@@ -115,15 +116,13 @@ class Critics:
         self.lessons += 1
 
     def state(self) -> dict[str, Tensor]:
-        """What a checkpoint keeps of the discriminator; its moments start anew."""
+        """What a checkpoint keeps of the discriminator."""
         if self.patches is None:
             return {}
-        weights = {f"patches.{name}": value for name, value in self.patches.state_dict().items()}
-        return weights | {"lessons": torch.tensor(self.lessons)}
+        return pack(self.patches, self.optimizer, "patches.") | {"lessons": torch.tensor(self.lessons)}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Puts `state` back; does nothing where the checkpoint had no discriminator."""
         if self.patches is not None and "lessons" in tensors:
-            own = {name: value for name, value in tensors.items() if name.startswith("patches.")}
-            self.patches.load_state_dict({name.removeprefix("patches."): value for name, value in own.items()})
+            unpack(tensors, self.patches, self.optimizer, "patches.")
             self.lessons = int(tensors["lessons"])

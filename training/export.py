@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
+from training.checkpoint import Run, write_whole
+from training.loop import machine
+from training.recipes import describe
 from training.sources import STYLES
 
 VERSION = "1"
@@ -25,15 +25,6 @@ def describe_styles(styles: Iterable[str]) -> list[dict[str, str]]:
     return [{"name": p.name, "version": p.version, "licence": p.licence, "author": p.author} for p in found]
 
 
-def machine(device: torch.device) -> str:
-    """Where a training runs, for the exported file: the accelerator, or how many threads of how many cores."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    threads, cores = torch.get_num_threads(), os.cpu_count() or 1
-    of = f"{threads} thread{'s' * (threads > 1)} of {cores} core{'s' * (cores > 1)}, {platform.machine()}"
-    return of if device.type == "cpu" else f"{device.type}, {of}"
-
-
 def export(
     path: Path, tensors: dict[str, Tensor], *, kind: str, name: str, styles: Iterable[str],
     architecture: dict[str, Any], training: dict[str, Any],
@@ -43,11 +34,11 @@ def export(
     Args:
         path: of the .safetensors file.
         tensors: the state dict; floating tensors become fp16, the rest keeps its type.
-        kind: "clip" or "vqgan".
+        kind: "clip", "vqgan", "denoiser" or one of the small Kandinsky's parts.
         name: as in the recipe table.
         styles: the drawing sets it was trained on; share-alike sets are refused.
         architecture: constructor arguments.
-        training: minutes, machine, views, seed and figures.
+        training: minutes, machine, views, seed, recipe and figures.
 
     Raises:
         ValueError: for a share-alike style, or a weight that fp16 can not hold.
@@ -66,7 +57,33 @@ def export(
         "provenance": json.dumps(describe_styles(styles)), "architecture": json.dumps(architecture),
         "training": json.dumps(training),
     }  # fmt: skip
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".part")
-    save_file(halves, temporary, metadata)
-    os.replace(temporary, path)
+    write_whole(path, halves, metadata)
+
+
+def export_run(
+    path: Path, run: Run[Any, Any], figures: dict[str, float], *, kind: str, name: str = "",
+    tensors: dict[str, Tensor] | None = None, architecture: dict[str, Any] | None = None, **said: Any,
+) -> None:  # fmt: skip
+    """Writes the averaged weights of a run, with its time, place, counts, recipe and figures; raises as `export`.
+
+    Args:
+        path, kind: as for `export`. run: whose recipe names the drawing sets.
+        figures: what was measured last.
+        name: where it is not the kind.
+        tensors: where they are not the averaged weights as they are.
+        architecture: constructor arguments, where they are not the recipe's `shape`.
+        said: what else is to be known of the training, such as the digest of what it was trained with.
+    """
+    recipe = describe(run.recipe)
+    shape = recipe.pop("shape", architecture)
+    training = {
+        "minutes": round(run.seconds / 60, 1), "cpu_minutes": round(run.processor / 60, 1),
+        "machine": machine(run.device), "steps": run.steps, run.counted: run.views, "seed": run.recipe.seed, **said,
+        "figures": {key: round(value, 4) for key, value in figures.items()}, "recipe": recipe,
+    }  # fmt: skip
+    if run.changes:
+        training["changes"] = run.changes
+    export(
+        path, dict(run.average.state_dict()) if tensors is None else tensors, kind=kind, name=name or kind,
+        styles=run.recipe.styles, architecture=architecture or shape, training=training,
+    )  # fmt: skip

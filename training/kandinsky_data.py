@@ -7,7 +7,6 @@ again whenever the exported guide is another one.
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,23 +15,21 @@ from typing import Any
 import torch
 from diffusers.models.autoencoders.vq_model import VQModel
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
 from training.captions import Meaning
+from training.checkpoint import write_whole
 from training.concepts import GUIDED
-from training.data import cache_folder, load
+from training.data import load
+from training.loop import answer, find_export, parser_of, place
+from training.recipes import VIEWS
 from training.steps import draw_rows
-from training.views import Bank, Crops, make_bank, make_views
+from training.views import Bank, make_bank, make_views
 from vqclip.models.clip import MEAN, STD, build
 from vqclip.models.convert import digest_of
 
-# The whole drawing, upright, with a margin: what varies is which one, its colours and the ground.
-CROPS = Crops(scale=(1.08, 1.2), turn=2, shift=0.015, perspective=0, flip=0, noise=0, erase=0, jitter=0.02,
-              white=0.4, gradient=0)  # fmt: skip
-# Flat or softly shaded, in several colours: a small network learns four hands in the time, not the guides' six.
-DRAWN = ("noto", "fluent-emoji-flat", "twemoji", "fxemoji")
 SIDE, EYE = 128, 64  # pixels of the pictures, and of what the CLIP sees
 _BATCH = 64
 
@@ -70,7 +67,7 @@ def draw_views(bank: Bank, movq: VQModel, count: int, seed: int) -> Views:
     rng, latents, small, truths = torch.Generator().manual_seed(seed), [], [], []
     while len(truths) < count:
         rows = draw_rows(bank, min(_BATCH, count - len(truths)), rng)
-        image, meanings = make_views(bank, rows, CROPS, size=SIDE, rng=rng)
+        image, meanings = make_views(bank, rows, VIEWS.crops, size=SIDE, rng=rng)
         with torch.autocast(image.device.type, torch.bfloat16):
             latents.append(movq.encode(image * 2 - 1).latents.to(torch.float16).cpu())
         seen = F.interpolate(image, (EYE, EYE), mode="bicubic", antialias=True, align_corners=False)
@@ -81,8 +78,7 @@ def draw_views(bank: Bank, movq: VQModel, count: int, seed: int) -> Views:
 
 def save_views(folder: Path, views: Views) -> None:
     """Writes what `load_views` reads."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({"latents": views.latents, "small": views.small}, folder / "views.safetensors")
+    write_whole(folder / "views.safetensors", {"latents": views.latents, "small": views.small})
     (folder / "truths.json").write_text(json.dumps([asdict(truth) for truth in views.truths]))
 
 
@@ -119,28 +115,25 @@ def fresh_embeddings(folder: Path, small: Tensor, guide: Path, device: torch.dev
         if found == wanted and len(tensors["views"]) == len(small):
             return Embeddings(tensors["views"], tensors["zero"], found)
     made = embed(small, guide, device)
-    save_file({"views": made.views, "zero": made.zero}, path, {"guide": made.guide})
+    write_whole(path, {"views": made.views, "zero": made.zero}, {"guide": made.guide})
     return made
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--views", type=int, default=20_000)
-    parser.add_argument("--seed", type=int, default=83)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser = parser_of(__doc__, seed=VIEWS.seed)
+    parser.add_argument("--views", type=int, default=VIEWS.coarse, help="pictures to draw")
     arguments = parser.parse_args()
-    folder, device = cache_folder(), torch.device(arguments.device)
-    icons = load(DRAWN, "concepts").only(GUIDED)
-    bank = make_bank(icons, side=SIDE, variants=4, seed=arguments.seed)
-    bank = Bank(bank.pixels.to(device), bank.truths, bank.icons, bank.original)
-    movq = load_movq(folder / "export" / "kandinsky-movq.safetensors").to(device)
+    device, out = place(arguments)
+    icons = load(VIEWS.styles, "concepts").only(GUIDED)
+    bank = make_bank(icons, side=SIDE, variants=VIEWS.variants, seed=arguments.seed).to(device)
+    movq = load_movq(find_export(out, "kandinsky-movq")).to(device)
     views = draw_views(bank, movq, arguments.views, arguments.seed)
-    save_views(folder / "kandinsky", views)
-    made = fresh_embeddings(folder / "kandinsky", views.small, folder / "export" / "guide-rn.safetensors", device)
+    save_views(out / "kandinsky", views)
+    made = fresh_embeddings(out / "kandinsky", views.small, find_export(out, "guide-rn"), device)
     latents = views.latents.float()
     print(f"{len(views.truths)} views of {len(bank.truths)} variants, latents' deviation {latents.std():.3f}")
     print(f"embeddings {tuple(made.views.shape)} of the guide {made.guide[:12]}")
 
 
 if __name__ == "__main__":
-    main()
+    answer(main)

@@ -1,4 +1,4 @@
-"""The sizes of the starter Kandinsky's networks, and how their weights begin; trains nothing.
+"""How the weights of the starter Kandinsky's MoVQ begin, and fast forms of its layers; trains nothing.
 
 The classes are diffusers' own, so that its pipelines take the trained weights as they are.
 """
@@ -14,11 +14,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-MOVQ: dict[str, Any] = {
-    "in_channels": 3, "out_channels": 3, "latent_channels": 4, "vq_embed_dim": 4, "num_vq_embeddings": 1024,
-    "block_out_channels": [32, 32, 64, 128], "layers_per_block": 1, "norm_num_groups": 4, "norm_type": "spatial",
-    "down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4,
-}  # fmt: skip
+from training.codebook import pass_on
 
 
 def normalise(x: Tensor, groups: int, eps: float) -> Tensor:
@@ -70,18 +66,8 @@ def make_movq(arguments: dict[str, Any], seed: int) -> VQModel:
 
 
 def let_colours_through(model: VQModel) -> None:
-    """Draws convolutions so that what comes in goes out: orthogonal centre taps, small surroundings, quiet blocks.
-
-    As for the VQGAN, PyTorch's own draw learns brightness long before colour. Every SpatialNorm begins as a plain
-    norm to which the latents themselves are added.
-    """
-    for layer in model.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.orthogonal_(layer.weight)
-            nn.init.zeros_(layer.bias)
-            if layer.kernel_size[0] == 3:
-                centre = nn.init.orthogonal_(torch.empty(layer.weight.shape[:2]))
-                layer.weight.data.mul_(0.3)[:, :, 1, 1] += centre
+    """As the VQGAN's begin; and every SpatialNorm as a plain norm to which the latents themselves are added."""
+    pass_on(model)
     for block in model.modules():
         if isinstance(block, ResnetBlock2D):
             block.conv2.weight.data.mul_(0.2)

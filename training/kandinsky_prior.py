@@ -6,8 +6,6 @@ started again; where the guide has learned on since, the weights go on from ther
 
 from __future__ import annotations
 
-import argparse
-import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,31 +17,16 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training import checkpoint
 from training.captions import Meaning, leave_out, say
-from training.data import cache_folder
-from training.export import export, machine
-from training.kandinsky_data import DRAWN, Embeddings, fresh_embeddings, load_views
-from training.kandinsky_loop import follow, spend
-from training.recipes import pace
+from training.checkpoint import Run as Common
+from training.export import export_run
+from training.kandinsky_data import Embeddings, fresh_embeddings, load_views
+from training.loop import adam, answer, asked, find, find_export, learn, spend, training_parser
+from training.recipes import PRIOR
+from training.recipes import Prior as Recipe
 from vqclip.backends.kandinsky_starter import PRIOR_NOISE
 from vqclip.backends.kandinsky_starter_eyes import TextEncoder, Tokenizer, text_encoder
 from vqclip.models.clip import build, reading_of
-
-SHAPE: dict[str, Any] = {
-    "num_attention_heads": 4, "attention_head_dim": 48, "num_layers": 4, "embedding_dim": 256,
-    "num_embeddings": 20, "additional_embeddings": 4,
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How it is trained; `batch` is for a CPU, a GPU takes eight times as much."""
-
-    seed: int = 97
-    batch: int = 128
-    rate: float = 1e-3
-    drop: float = 0.1  # of the captions become ""
 
 
 @dataclass(frozen=True)
@@ -63,24 +46,20 @@ class Reader:
 
 
 @dataclass
-class Run:
-    """Everything that changes while training, and the fixed parts it needs at every step."""
+class Run(Common[Recipe, PriorTransformer]):
+    """The prior's run."""
 
-    recipe: Recipe
-    model: PriorTransformer
-    average: PriorTransformer
-    optimizer: torch.optim.Optimizer
     goals: Tensor  # (N, E) embeddings at mean 0 and deviation 1
     truths: list[Meaning]
     reader: Reader
     guide: str
-    kept: Tensor  # (1000,) cumulative alphas
-    device: torch.device
-    rng: torch.Generator
-    words: np.random.Generator
-    seconds: float = 0.0
-    steps: int = 0
-    views: int = 0
+    alphas: Tensor  # (1000,) cumulative, of the noise
+
+    def restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        """Mean and deviation stay those of this guide, which may have learned on."""
+        for kind, model in (("model", self.model), ("average", self.average)):
+            for name in ("clip_mean", "clip_std"):
+                tensors[f"{kind}.{name}"] = getattr(model, name).detach().clone()
 
 
 def open_reader(guide: Path, device: torch.device) -> Reader:
@@ -90,12 +69,10 @@ def open_reader(guide: Path, device: torch.device) -> Reader:
     return Reader(text_encoder(model).to(device), Tokenizer(ids, model.context_length, reading_of(ids)))
 
 
-def start(
-    recipe: Recipe, truths: list[Meaning], embeddings: Embeddings, reader: Reader, *, shape: dict[str, Any]
-) -> Run:
+def start(recipe: Recipe, truths: list[Meaning], embeddings: Embeddings, reader: Reader) -> Run:
     """A fresh run, its weights drawn from the recipe's seed, mean and deviation measured on the embeddings."""
     torch.manual_seed(recipe.seed)  # the layers draw from the global generator
-    model = PriorTransformer(**shape)
+    model = PriorTransformer(**recipe.shape)
     for parameter in (model.positional_embedding, model.prd_embedding):
         nn.init.normal_(parameter, std=0.02)
     mean, deviation = embeddings.views.mean(0), embeddings.views.std(0)
@@ -105,44 +82,31 @@ def start(
         parameter.requires_grad = False
     device = reader.encoder.device
     model = model.to(device)
-    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(learning, lr=recipe.rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
-    average = copy.deepcopy(model).eval().requires_grad_(requires_grad=False)
+    optimizer = adam(recipe, [parameter for parameter in model.parameters() if parameter.requires_grad])
     goals = ((embeddings.views - mean) / deviation).to(device)
-    rng, words = torch.Generator().manual_seed(recipe.seed), np.random.default_rng(recipe.seed)
-    kept = UnCLIPScheduler(**PRIOR_NOISE).alphas_cumprod
-    return Run(
-        recipe, model, average, optimizer, goals, truths, reader, embeddings.guide, kept, device, rng, words
-    )  # fmt: skip
+    noise = UnCLIPScheduler(**PRIOR_NOISE).alphas_cumprod
+    return Run(recipe, model, optimizer, device, goals, truths, reader, embeddings.guide, noise)
 
 
 def update(run: Run, progress: float) -> dict[str, float]:
     """One training step: a noisy embedding and a caption, squared error of the guessed clean embedding."""
     recipe, device = run.recipe, run.device
-    batch = recipe.batch * (8 if device.type == "cuda" else 1)
+    batch = recipe.amount(device)
     rows = torch.randint(len(run.goals), (batch,), generator=run.rng)
-    steps = torch.randint(len(run.kept), (batch,), generator=run.rng)
+    steps = torch.randint(len(run.alphas), (batch,), generator=run.rng)
     empty = (torch.rand(batch, generator=run.rng) < recipe.drop).tolist()
     captions = [
         "" if silent else say(leave_out(run.truths[row], run.words), run.words)
         for row, silent in zip(rows.tolist(), empty, strict=True)
     ]
-    goal, kept = run.goals[rows.to(device)], run.kept[steps].to(device)[:, None]
+    goal, kept = run.goals[rows.to(device)], run.alphas[steps].to(device)[:, None]
     noise = torch.randn(goal.shape, generator=run.rng).to(device)
     mixed = kept.sqrt() * goal + (1 - kept).sqrt() * noise
     with torch.autocast(device.type, torch.bfloat16):
         texts, states, mask = run.reader(captions)
         guess = run.model(mixed, steps.to(device), texts, states, mask).predicted_image_embedding.float()
     loss = (guess - goal).square().mean()
-    for group in run.optimizer.param_groups:
-        group["lr"] = recipe.rate * pace(run.steps, min(progress, 1))
-    run.optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)
-    run.optimizer.step()
-    follow(run.average, run.model, min(0.998, run.steps / (run.steps + 20)))
-    run.steps, run.views = run.steps + 1, run.views + batch
-    return {"loss": loss.item()}
+    return learn(run, progress, loss, batch)
 
 
 @torch.no_grad()
@@ -179,58 +143,26 @@ def examine(run: Run, count: int = 128) -> dict[str, float]:
     return {"cosine": near.mean().item()} | share
 
 
-def write_export(path: Path, run: Run, shape: dict[str, Any], figures: dict[str, float]) -> None:
-    """The averaged weights as a starter file."""
-    training = {
-        "minutes": round(run.seconds / 60, 1), "machine": machine(run.device), "steps": run.steps,
-        "views": run.views, "seed": run.recipe.seed, "guide": run.guide,
-        "figures": {key: round(value, 4) for key, value in figures.items()},
-    }  # fmt: skip
-    name, tensors = "kandinsky-prior", dict(run.average.state_dict())
-    export(path, tensors, kind=name, name=name, styles=DRAWN, architecture=shape, training=training)
-
-
-def save_run(path: Path, run: Run) -> None:
-    """A checkpoint from which `resume_run` goes on."""
-    tensors = checkpoint.pack(run.model, run.average, run.optimizer) | {"rng": run.rng.get_state()}
-    state = {"seconds": run.seconds, "steps": run.steps, "views": run.views, "guide": run.guide,
-             "words": run.words.bit_generator.state}  # fmt: skip
-    checkpoint.save(path, tensors, state)
-
-
-def resume_run(path: Path, run: Run) -> None:
-    """Puts a checkpoint of `save_run` back, if there is one; mean and deviation stay those of this guide."""
-    if path.exists():
-        tensors, state = checkpoint.load(path)
-        run.rng.set_state(tensors.pop("rng"))
-        for kind, model in (("model", run.model), ("average", run.average)):
-            for name in ("clip_mean", "clip_std"):
-                tensors[f"{kind}.{name}"] = getattr(model, name).detach().clone()
-        checkpoint.unpack(tensors, run.model, run.average, run.optimizer)
-        run.words.bit_generator.state = state["words"]
-        for name in ("seconds", "steps", "views"):
-            setattr(run, name, state[name])
+def write_export(path: Path, run: Run, figures: dict[str, float]) -> None:
+    """The averaged weights as a starter file, with the digest of the guide it was trained with."""
+    export_run(path, run, figures, kind="kandinsky-prior", guide=run.guide)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=12, help="training time in all, earlier runs included")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    arguments = parser.parse_args()
-    folder, device = cache_folder(), torch.device(arguments.device)
-    views, guide = load_views(folder / "kandinsky"), folder / "export" / "guide-rn.safetensors"
-    embeddings = fresh_embeddings(folder / "kandinsky", views.small, guide, device)
-    run = start(Recipe(), views.truths, embeddings, open_reader(guide, device), shape=SHAPE)
-    resume_run(folder / "runs" / "kandinsky-prior.safetensors", run)
+    ordered = asked(training_parser(__doc__, PRIOR).parse_args(), "kandinsky-prior", PRIOR)
+    drawn = find(ordered.out, "kandinsky/views.safetensors", "python -m training.kandinsky_data").parent
+    views, guide = load_views(drawn), find_export(ordered.out, "guide-rn")
+    embeddings = fresh_embeddings(drawn, views.small, guide, ordered.device)
+    run = start(ordered.recipe, views.truths, embeddings, open_reader(guide, ordered.device))
+    ordered.go_on(run)
 
     def report() -> dict[str, float]:
         figures = examine(run)
-        save_run(folder / "runs" / "kandinsky-prior.safetensors", run)
-        write_export(folder / "export" / "kandinsky-prior.safetensors", run, SHAPE, figures)
+        write_export(ordered.export, run, figures)
         return figures
 
-    spend(run, arguments.minutes, update, report, log=folder / "logs" / "kandinsky-prior.jsonl", every=240)
+    spend(run, ordered, update, report)
 
 
 if __name__ == "__main__":
-    main()
+    answer(main)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from training.kandinsky_data import Embeddings
+from vqclip.job import InputError
 
 _SOFT = 0.05  # share of the mean variance added to every direction before whitening
 
@@ -39,7 +40,7 @@ def whiten(embeddings: Embeddings) -> Reading:
 def translate(embeddings: Embeddings, form: Tensor) -> Reading:
     """The linear map of another guide's embeddings (N, E) that best gives the same `form` (N, E) of the same views."""
     if len(form) != len(embeddings.views):
-        raise ValueError(f"the checkpoint knows {len(form)} views, there are {len(embeddings.views)}; start anew")
+        raise InputError(f"the checkpoint knows {len(form)} views, there are {len(embeddings.views)}; start anew")
     views = embeddings.views.double()
     centred, goal = views - views.mean(0), form.double() - form.double().mean(0)
     square = centred.T @ centred

@@ -7,10 +7,9 @@ map into that form is fitted anew. The export has the map folded into its first 
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,56 +18,48 @@ from diffusers import DDIMScheduler, DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from training import checkpoint
-from training.data import cache_folder
-from training.export import export, machine
-from training.kandinsky_data import DRAWN, Embeddings, fresh_embeddings, load_movq, load_views
-from training.kandinsky_loop import follow, save_pictures, spend
+from training.checkpoint import Run as Common
+from training.export import export_run
+from training.kandinsky_data import Embeddings, fresh_embeddings, load_movq, load_views
 from training.kandinsky_reading import Reading, read, translate, whiten
-from training.recipes import pace
+from training.loop import adam, answer, asked, find, find_export, learn, spend, training_parser
+from training.quality import save_pictures
+from training.recipes import UNET
+from training.recipes import Unet as Recipe
 from vqclip.backends.kandinsky_starter import DECODER_NOISE
-
-SHAPE: dict[str, Any] = {
-    "sample_size": 16, "in_channels": 4, "out_channels": 8, "addition_embed_type": "image",
-    "down_block_types": ["ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D", "SimpleCrossAttnDownBlock2D"],
-    "up_block_types": ["SimpleCrossAttnUpBlock2D", "SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"],
-    "mid_block_type": "UNetMidBlock2DSimpleCrossAttn", "block_out_channels": [32, 64, 128], "layers_per_block": 1,
-    "encoder_hid_dim": 256, "encoder_hid_dim_type": "image_proj", "cross_attention_dim": 64,
-    "attention_head_dim": 32, "resnet_time_scale_shift": "scale_shift", "norm_num_groups": 8,
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How it is trained; `batch` is for a CPU, a GPU takes eight times as much."""
-
-    seed: int = 91
-    batch: int = 48
-    rate: float = 1.5e-3
-    drop: float = 0.1  # of the embeddings become that of the zero image
-    blur: float = 0.1  # noise on the embeddings in the network's form: the prior's are not exact either
-    gamma: float = 5.0  # Hang et al. 2023, "Efficient Diffusion Training via Min-SNR Weighting Strategy"
 
 
 @dataclass
-class Run:
-    """Everything that changes while training, and the fixed parts it needs at every step."""
+class Run(Common[Recipe, UNet2DConditionModel]):
+    """The UNet's run."""
 
-    recipe: Recipe
-    model: UNet2DConditionModel
-    average: UNet2DConditionModel
-    optimizer: torch.optim.Optimizer
     latents: Tensor
-    reading: Reading
-    form: (
-        Tensor  # (N, E) what the views' embeddings were in the network's form at the start: every guide is fitted to it
-    )
-    kept: Tensor  # (1000,) cumulative alphas
-    device: torch.device
-    rng: torch.Generator
-    seconds: float = 0.0
-    steps: int = 0
-    views: int = 0
+    embeddings: Embeddings  # of the views by the present guide
+    alphas: Tensor  # (1000,) cumulative, of the noise
+    reading: Reading = field(init=False)
+    form: Tensor = field(init=False)  # (N, E) the views' embeddings in the network's form: every guide is fitted to it
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.reading = whiten(self.embeddings)
+        self.form = self.reading.views
+
+    def see(self, embeddings: Embeddings) -> None:
+        """Another guide's embeddings of the same views are brought into the network's form; nothing for the same."""
+        if embeddings.guide != self.reading.guide:
+            self.reading = translate(embeddings, self.form)
+
+    def kept(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The form and the map into it."""
+        tensors = {"form": self.form, "matrix": self.reading.matrix, "offset": self.reading.offset}
+        return tensors, {"guide": self.reading.guide}
+
+    def restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        """Puts back what `kept` gave, for the present guide."""
+        self.form = tensors["form"]
+        same = state["guide"] == self.embeddings.guide
+        known = read(self.embeddings, tensors["matrix"], tensors["offset"]) if same else None
+        self.reading = known or translate(self.embeddings, self.form)
 
 
 def fold(model: UNet2DConditionModel, reading: Reading) -> UNet2DConditionModel:
@@ -81,20 +72,14 @@ def fold(model: UNet2DConditionModel, reading: Reading) -> UNet2DConditionModel:
     return folded
 
 
-def start(recipe: Recipe, latents: Tensor, reading: Reading, device: torch.device, shape: dict[str, Any]) -> Run:
+def start(recipe: Recipe, latents: Tensor, embeddings: Embeddings, device: torch.device) -> Run:
     """A fresh run, its weights drawn from the recipe's seed; at first the network says "no movement"."""
     torch.manual_seed(recipe.seed)  # the layers draw from the global generator
-    model = UNet2DConditionModel(**shape).to(device)
+    model = UNet2DConditionModel(**recipe.shape).to(device)
     nn.init.zeros_(model.conv_out.weight)
     nn.init.zeros_(model.conv_out.bias)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
-    average = copy.deepcopy(model).eval().requires_grad_(requires_grad=False)
-    rng = torch.Generator().manual_seed(recipe.seed)
-    kept = DDPMScheduler(**DECODER_NOISE).alphas_cumprod
-    return Run(
-        recipe, model, average, optimizer, latents.to(device, torch.float32), reading,
-        reading.views, kept, device, rng,
-    )  # fmt: skip
+    known, noise = latents.to(device, torch.float32), DDPMScheduler(**DECODER_NOISE).alphas_cumprod
+    return Run(recipe, model, adam(recipe, model.parameters()), device, known, embeddings, noise)
 
 
 def attention(device: torch.device) -> contextlib.AbstractContextManager[Any]:
@@ -109,13 +94,13 @@ def update(run: Run, progress: float) -> dict[str, float]:
     last of the thousand steps an error in the noise is 25 times as large in the picture, which takes long to unlearn.
     """
     recipe, model, device = run.recipe, run.model, run.device
-    batch = recipe.batch * (8 if device.type == "cuda" else 1)
+    batch = recipe.amount(device)
     rows = torch.randint(len(run.latents), (batch,), generator=run.rng)
-    steps = torch.randint(len(run.kept), (batch,), generator=run.rng)
+    steps = torch.randint(len(run.alphas), (batch,), generator=run.rng)
     form = run.reading.views[rows] + recipe.blur * torch.randn(batch, len(run.reading.zero), generator=run.rng)
     form[torch.rand(batch, generator=run.rng) < recipe.drop] = run.reading.zero
     noise = torch.randn(batch, *run.latents.shape[1:], generator=run.rng).to(device)
-    kept, goal = run.kept[steps].to(device)[:, None, None, None], run.latents[rows.to(device)]
+    kept, goal = run.alphas[steps].to(device)[:, None, None, None], run.latents[rows.to(device)]
     mixed, speed = (kept.sqrt() * a + (1 - kept).sqrt() * b for a, b in ((goal, noise), (noise, -goal)))
     with torch.autocast(device.type, torch.bfloat16), attention(device):
         condition = {"image_embeds": form.to(device)}
@@ -123,15 +108,7 @@ def update(run: Run, progress: float) -> dict[str, float]:
     error = (guess - speed).square().mean((1, 2, 3))
     clean = (kept / (1 - kept)).flatten()
     loss = (error * (recipe.gamma / clean).clamp(max=1)).mean()
-    for group in run.optimizer.param_groups:
-        group["lr"] = recipe.rate * pace(run.steps, min(progress, 1))
-    run.optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    run.optimizer.step()
-    follow(run.average, model, min(0.998, run.steps / (run.steps + 20)))
-    run.steps, run.views = run.steps + 1, run.views + batch
-    return {"loss": loss.item(), "error": error.mean().item()}
+    return learn(run, progress, loss, batch, error=error.mean())
 
 
 @torch.no_grad()
@@ -163,62 +140,29 @@ def examine(run: Run, movq: nn.Module, sheet: Path, columns: int = 14) -> dict[s
     return {"deviation": lines[-1].std().item(), "sampled_error": (lines[1] - lines[0]).square().mean().item()}
 
 
-def write_export(path: Path, run: Run, shape: dict[str, Any], figures: dict[str, float]) -> None:
+def write_export(path: Path, run: Run, figures: dict[str, float]) -> None:
     """The averaged weights as a starter file that takes the guide's embeddings as they are."""
-    training = {
-        "minutes": round(run.seconds / 60, 1), "machine": machine(run.device), "steps": run.steps,
-        "views": run.views, "seed": run.recipe.seed, "guide": run.reading.guide,
-        "figures": {key: round(value, 4) for key, value in figures.items()},
-    }  # fmt: skip
-    name, tensors = "kandinsky-unet", dict(fold(run.average, run.reading).state_dict())
-    export(path, tensors, kind=name, name=name, styles=DRAWN, architecture=shape, training=training)
-
-
-def save_run(path: Path, run: Run) -> None:
-    """A checkpoint from which `resume_run` goes on."""
-    tensors = checkpoint.pack(run.model, run.average, run.optimizer) | {"rng": run.rng.get_state()}
-    tensors |= {"form": run.form, "matrix": run.reading.matrix, "offset": run.reading.offset}
-    state = {"seconds": run.seconds, "steps": run.steps, "views": run.views, "guide": run.reading.guide}
-    checkpoint.save(path, tensors, state)
-
-
-def resume_run(path: Path, run: Run, embeddings: Embeddings) -> None:
-    """Puts a checkpoint of `save_run` back, if there is one; another guide's embeddings are brought into its form."""
-    if path.exists():
-        tensors, state = checkpoint.load(path)
-        run.rng.set_state(tensors.pop("rng"))
-        run.form, matrix, offset = (tensors.pop(key) for key in ("form", "matrix", "offset"))
-        same = state["guide"] == embeddings.guide
-        run.reading = read(embeddings, matrix, offset) if same else translate(embeddings, run.form)
-        checkpoint.unpack(tensors, run.model, run.average, run.optimizer)
-        for name in ("seconds", "steps", "views"):
-            setattr(run, name, state[name])
+    tensors = dict(fold(run.average, run.reading).state_dict())
+    export_run(path, run, figures, kind="kandinsky-unet", tensors=tensors, guide=run.reading.guide)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=70, help="training time in all, earlier runs included")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    arguments = parser.parse_args()
-    folder, device = cache_folder(), torch.device(arguments.device)
-    views = load_views(folder / "kandinsky")
-    guide = folder / "export" / "guide-rn.safetensors"
-    embeddings = fresh_embeddings(folder / "kandinsky", views.small, guide, device)
-    run = start(Recipe(), views.latents, whiten(embeddings), device, SHAPE)
-    resume_run(folder / "runs" / "kandinsky-unet.safetensors", run, embeddings)
-    movq = load_movq(folder / "export" / "kandinsky-movq.safetensors").to(device)
+    ordered = asked(training_parser(__doc__, UNET).parse_args(), "kandinsky-unet", UNET)
+    out, device = ordered.out, ordered.device
+    drawn = find(out, "kandinsky/views.safetensors", "python -m training.kandinsky_data").parent
+    views, guide = load_views(drawn), find_export(out, "guide-rn")
+    run = start(ordered.recipe, views.latents, fresh_embeddings(drawn, views.small, guide, device), device)
+    ordered.go_on(run)
+    movq = load_movq(find_export(out, "kandinsky-movq")).to(device)
 
     def report() -> dict[str, float]:
-        seen = fresh_embeddings(folder / "kandinsky", views.small, guide, device)
-        if seen.guide != run.reading.guide:  # it is still being trained
-            run.reading = translate(seen, run.form)
-        figures = examine(run, movq, folder / "logs" / f"kandinsky-unet-{run.steps:06d}.png")
-        save_run(folder / "runs" / "kandinsky-unet.safetensors", run)
-        write_export(folder / "export" / "kandinsky-unet.safetensors", run, SHAPE, figures)
+        run.see(fresh_embeddings(drawn, views.small, guide, device))  # it may still be in training
+        figures = examine(run, movq, ordered.sheet(run.steps))
+        write_export(ordered.export, run, figures)
         return figures
 
-    spend(run, arguments.minutes, update, report, log=folder / "logs" / "kandinsky-unet.jsonl", every=400)
+    spend(run, ordered, update, report)
 
 
 if __name__ == "__main__":
-    main()
+    answer(main)

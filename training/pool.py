@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
 from training.captions import Meaning
+from training.checkpoint import write_whole
 from training.views import Crops, homographies
 
 SIDE = 80  # px, as wide as a bank's pictures, so that views have some play
@@ -50,11 +50,8 @@ def shrink(image: Tensor) -> Tensor:
 
 def write(path: Path, forged: Pool, redrawn: Pool) -> None:
     """Both pools as one safetensors file, replaced at once."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     meant = {"forged": [asdict(one) for one in forged.meant], "redrawn": [asdict(one) for one in redrawn.meant]}
-    part = path.with_suffix(".part")
-    save_file({"forged": forged.pixels, "redrawn": redrawn.pixels}, part, {"meant": json.dumps(meant)})
-    part.replace(path)
+    write_whole(path, {"forged": forged.pixels, "redrawn": redrawn.pixels}, {"meant": json.dumps(meant)})
 
 
 def read(path: Path) -> tuple[Pool, Pool]:

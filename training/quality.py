@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -89,6 +89,11 @@ def save_sheet(path: Path, model: VQModel, held_out: Stock, columns: int = 12) -
     clouds = draw_clouds(columns, 128, rng).to(model.codebook.device)
     codes = torch.randint(len(model.codebook), (columns, 16, 16), generator=rng).to(clouds.device)
     rows += [clouds, reconstruct(model, clouds)[0], decode(model, look_up(codes, model.codebook))]
-    sheet = torch.cat([torch.cat(list(row.cpu()), 2) for row in rows], 1)  # (3, rows x 128, columns x 128)
+    save_pictures(path, rows)
+
+
+def save_pictures(path: Path, rows: Sequence[Tensor]) -> None:
+    """A PNG with one line per row of pictures (B, 3, H, W) in [0, 1], all of one size."""
+    sheet = torch.cat([torch.cat(list(row.cpu()), 2) for row in rows], 1)  # (3, rows x H, columns x W)
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray((sheet.permute(1, 2, 0) * 255).round().byte().numpy()).save(path)
+    Image.fromarray((sheet.clamp(0, 1).permute(1, 2, 0) * 255).round().byte().numpy()).save(path)

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from training.checkpoint import write_whole
 from training.data import cache_folder
 
 STARTER = Path(__file__).parent.parent / "vqclip" / "starter"
@@ -44,7 +44,7 @@ def ship(source: Path, target: Path) -> str:
         state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # not a dict
     if metadata["kind"] == "vqgan":
         state = unit_codebook(state)
-    save_file({key: value.contiguous() for key, value in sorted(state.items())}, target, metadata=metadata)
+    write_whole(target, dict(sorted(state.items())), metadata)
     return hashlib.sha256(target.read_bytes()).hexdigest()
 
 

@@ -5,11 +5,10 @@ Knows nothing of files, minutes or examinations.
 
 from __future__ import annotations
 
-import copy
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,40 +24,40 @@ from training.captions import (
     say,
     with_article,
 )
+from training.checkpoint import Run as Common
 from training.concepts import GUIDED
 from training.contrast import Targets, attack, climb, picture_loss, text_loss
+from training.loop import average, set_rate, step
 from training.mirages import Mirages, rejection
 from training.pool import EMPTY, Pool
-from training.recipes import Recipe, pace, strengthen
+from training.recipes import Recipe, strengthen
 from training.towers import encode_image, encode_text, freeze_image_tower
 from training.views import Bank, cloud, disturb, make_views
 from vqclip.models.openai_clip import CLIP
 
-CHAINS = 768  # pictures of nothing that are kept; a quarter of a batch is drawn from them
-
 
 @dataclass
-class Run:
-    """Everything that changes while training, and the fixed parts it needs at every step."""
+class Run(Common[Recipe, CLIP]):
+    """A CLIP's run."""
 
-    recipe: Recipe
-    model: CLIP
-    average: CLIP
-    optimizer: torch.optim.Optimizer
     bank: Bank
     codes: Codes
     tokens: Tokens
-    device: torch.device
-    rng: torch.Generator
-    words: np.random.Generator
-    seconds: float = 0.0
-    since: float = 0.0  # seconds spent when the present cosine of rates began
-    steps: int = 0
-    views: int = 0
-    radius: float = 0.0
-    mirages: Mirages | None = None
-    forged: Pool = EMPTY  # see forgeries.py
-    redrawn: Pool = EMPTY
+    radius: float = field(default=0.0, kw_only=True)
+    mirages: Mirages | None = field(default=None, kw_only=True)
+    forged: Pool = field(default=EMPTY, kw_only=True)  # see forgeries.py
+    redrawn: Pool = field(default=EMPTY, kw_only=True)
+
+    def kept(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The radius and the chains."""
+        tensors, state = ({}, {}) if self.mirages is None else self.mirages.state()
+        return tensors, state | {"radius": self.radius}
+
+    def restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        """Puts back what `kept` gave."""
+        self.radius = state["radius"]
+        if self.mirages is not None:
+            self.mirages.restore(tensors, state)
 
 
 def start(recipe: Recipe, bank: Bank, vocabulary: list[str], device: torch.device) -> Run:
@@ -70,23 +69,20 @@ def start(recipe: Recipe, bank: Bank, vocabulary: list[str], device: torch.devic
         vocabulary: every name that has rows in the token table, the bank's and others.
         device: where to train.
     """
-    bank = replace(bank, pixels=bank.pixels.to(device))
+    bank = bank.to(device)
     names = sorted({truth.name for truth in bank.truths})
     tokens = Tokens(list_words(vocabulary))
     torch.manual_seed(recipe.seed)  # clip.model.CLIP draws its weights from the global generator
     model = CLIP(**recipe.architecture(len(tokens.ids))).to(device)
-    model.logit_scale.data.fill_(math.log(16))
+    model.logit_scale.data.fill_(math.log(recipe.first_scale))
     decay = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": decay, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=recipe.rate, betas=(0.9, 0.98))
-    average = copy.deepcopy(model).eval().requires_grad_(requires_grad=False)
-    rng = torch.Generator().manual_seed(recipe.seed)
-    words = np.random.default_rng(recipe.seed)
-    run = Run(recipe, model, average, optimizer, bank, Codes(names), tokens, device, rng, words)
-    run.radius = 0.2 * recipe.radius
+    groups = [{"params": decay, "weight_decay": recipe.decay}, {"params": plain, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=recipe.rate, betas=recipe.betas)
+    run = Run(recipe, model, optimizer, device, bank, Codes(names), tokens)
+    run.radius = recipe.first_radius * recipe.radius
     if recipe.radius and recipe.rejection:
-        run.mirages = Mirages.start(CHAINS, recipe.size, bank.truths, recipe.seed, device)
+        run.mirages = Mirages.start(recipe.chains, recipe.size, bank.truths, recipe.seed, device)
     return run
 
 
@@ -139,9 +135,9 @@ class Batch:
 def draw_batch(run: Run) -> Batch:
     """Fresh views, a quarter of redrawn pictures where there are any; for a model that is attacked as many chains."""
     recipe, device = run.recipe, run.device
-    rows = draw_rows(run.bank, recipe.batch * (4 if device.type == "cuda" else 1), run.rng, focus=recipe.focus)
+    rows = draw_rows(run.bank, recipe.amount(device), run.rng, focus=recipe.focus)
     image, truths = make_views(run.bank, rows, recipe.crops, size=recipe.size, rng=run.rng)
-    some = len(rows) // 4
+    some = int(recipe.chain_share * len(rows))
     if len(run.redrawn):
         again, shown = draw_views(run, run.redrawn, some)
         image[:some], truths[:some] = disturb(again, recipe.crops, run.rng), shown
@@ -168,7 +164,7 @@ def first_attack(run: Run, batch: Batch) -> Tensor:
             frozen = freeze_image_tower(run.model.eval(), torch.bfloat16)
             harder = attack(
                 image, lambda x: picture_loss(scale * frozen(x).float() @ texts, batch.targets),
-                radius=run.radius, steps=1, share=0.7, rng=run.rng,
+                radius=run.radius, steps=1, share=run.recipe.reach, rng=run.rng,
             )  # fmt: skip
         delta[: batch.real] = harder - image
     return delta
@@ -182,7 +178,7 @@ def losses_of(run: Run, batch: Batch, delta: Tensor, *, last: bool) -> tuple[Ten
         scale = run.model.logit_scale.exp()
         similarity = (features[: batch.real] @ texts.T).float()
     logits = scale * similarity
-    loss = picture_loss(logits, batch.targets) + 0.5 * text_loss(logits, batch.targets)
+    loss = picture_loss(logits, batch.targets) + run.recipe.text_weight * text_loss(logits, batch.targets)
     if len(batch.wishes):
         wishes = batch.wishes if last else batch.wishes.detach()
         reached = (features[batch.real :].float() * wishes.float()).sum(1)
@@ -198,8 +194,7 @@ def update(run: Run, progress: float) -> dict[str, float]:
     before, so that no replay sees a clean picture. Texts are encoded once and learn in the last replay.
     """
     recipe, model, radius = run.recipe, run.model, run.radius
-    for group in run.optimizer.param_groups:
-        group["lr"] = recipe.rate * pace(run.steps, progress, restarted=run.since > 0)
+    set_rate(run, progress)
     batch = draw_batch(run)
     delta = first_attack(run, batch)
     model.train()
@@ -207,7 +202,9 @@ def update(run: Run, progress: float) -> dict[str, float]:
         last = replay + 1 == (recipe.replays if radius else 1)
         delta.requires_grad = bool(radius)
         loss, logits = losses_of(run, batch, delta, last=last)
-        learn(run, loss)
+        step(run, loss.backward)
+        model.logit_scale.data.clamp_(math.log(4), math.log(recipe.sharpest))
+        average(run)
         if delta.grad is not None:
             delta = climb_on(run, batch, delta.detach(), delta.grad)
     if run.mirages is not None:
@@ -222,26 +219,7 @@ def update(run: Run, progress: float) -> dict[str, float]:
 def climb_on(run: Run, batch: Batch, delta: Tensor, gradient: Tensor) -> Tensor:
     """The next disturbance: real pictures inside their ball, chains wherever the similarity rises."""
     real = batch.real
-    near = climb(batch.image[:real], delta[:real], gradient[:real], radius=run.radius, step=0.7 * run.radius)
+    stride = run.recipe.reach * run.radius
+    near = climb(batch.image[:real], delta[:real], gradient[:real], radius=run.radius, step=stride)
     far = delta[real:] if run.mirages is None else run.mirages.move(delta[real:], gradient[real:])
     return torch.cat((near, far))
-
-
-def learn(run: Run, loss: Tensor) -> None:
-    """One step of the optimizer; weights that the loss does not reach stay as they are."""
-    run.optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)
-    run.optimizer.step()
-    run.model.logit_scale.data.clamp_(math.log(4), math.log(run.recipe.sharpest))
-    follow(run.average, run.model, min(0.998, run.steps / (run.steps + 20)))
-
-
-@torch.no_grad()
-def follow(average: CLIP, model: CLIP, decay: float) -> None:
-    """Moves the averaged weights, batch statistics included, towards the model's."""
-    for old, new in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
-        if old.is_floating_point():
-            old.lerp_(new, 1 - decay)
-        else:
-            old.copy_(new)

@@ -46,6 +46,10 @@ class Bank:
     icons: torch.Tensor  # (M,) which icon a variant shows; variant 0 of an icon is the untouched one
     original: torch.Tensor  # (M,) bool
 
+    def to(self, device: torch.device) -> Bank:
+        """The same with the pixels there, where the views are then made."""
+        return replace(self, pixels=self.pixels.to(device))
+
 
 def make_bank(icons: Icons, *, side: int, variants: int, seed: int) -> Bank:
     """Draws the colour variants once, so that a training step only has to look them up.

@@ -88,7 +88,7 @@ def deterministic() -> Iterator[set[str]]:
     Yields the names of the operations met so far that have none on this device: they run all the same, and a repeated
     run may then differ in the last bits. Who had demanded deterministic algorithms before still gets torch's error.
     """
-    demanded = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    demanded = torch.get_deterministic_debug_mode()  # 0 nothing, 1 warn, 2 raise
     memory: Any = torch.utils.deterministic  # a module whose attributes are made by its class
     filled, cudnn = memory.fill_uninitialized_memory, torch.backends.cudnn
     tuned = cudnn.benchmark, cudnn.deterministic
@@ -105,13 +105,14 @@ def deterministic() -> Iterator[set[str]]:
 
         warnings.filterwarnings("always", message=_UNDETERMINED.pattern)
         warnings.showwarning = take
-        torch.use_deterministic_algorithms(mode=True, warn_only=demanded != (True, False))
+        # What `use_deterministic_algorithms` sets, without its import of torch._inductor, which takes a second.
+        torch.set_deterministic_debug_mode(max(demanded, 1))
         memory.fill_uninitialized_memory = False  # whoever allocates also writes; it costs time
         cudnn.benchmark, cudnn.deterministic = False, True
         try:
             yield undetermined
         finally:
-            torch.use_deterministic_algorithms(demanded[0], warn_only=demanded[1])
+            torch.set_deterministic_debug_mode(demanded)
             memory.fill_uninitialized_memory = filled
             cudnn.benchmark, cudnn.deterministic = tuned
 

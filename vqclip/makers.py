@@ -112,7 +112,7 @@ def _denoiser(file: Weights, generator: Weights, place: Place, *, unit: float) -
         network = denoiser.build(file.state, file.metadata)
     except WeightsError as error:
         raise WeightsError(f"{file.path}: {error}") from error
-    if denoiser.trained_with(file.metadata) != latents_of(generator.state):
+    if file.trained_with("vqgan") != latents_of(generator.state):
         raise WeightsError(f"{file.path}: was trained with another generator than {generator.path}")
     return denoiser.Denoiser(network, device=place.device, dtype=place.dtype, unit=unit)
 

@@ -111,7 +111,7 @@ def find_prior(prior: str = PRIOR, guide: str = GUIDE) -> Starter:
     """
     seer, file = _load(guide), _load(prior)
     arguments = _read_arguments(file, "kandinsky-prior")
-    given, wanted = _trained_with(file), convert.digest_of(seer.state)
+    given, wanted = file.trained_with("guide"), convert.digest_of(seer.state)
     if given != wanted:
         raise WeightsError(f"{file.path}: was trained with another guide than {seer.path}; the two belong together")
     hashes = {"prior": file.sha256, "guide": seer.sha256}
@@ -181,10 +181,6 @@ def _read_json(file: Weights, key: str) -> dict[str, Any]:
     if not isinstance(read, dict):
         raise WeightsError(f"{file.path}: its metadata has no readable {key!r}")
     return read
-
-
-def _trained_with(file: Weights) -> str:
-    return str(_read_json(file, "training").get("guide"))
 
 
 def _fill(make: Callable[..., Any], arguments: Mapping[str, Any], state: Mapping[str, Tensor], where: str) -> Any:

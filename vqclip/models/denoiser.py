@@ -111,14 +111,6 @@ def build(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> nn.Module
     return network
 
 
-def trained_with(metadata: Mapping[str, str]) -> str:
-    """`convert.latents_of` the generator whose latents a weight file knows; empty where it does not say."""
-    try:
-        return str(json.loads(metadata["training"])["vqgan"])
-    except (KeyError, TypeError, ValueError, RecursionError):
-        return ""
-
-
 def _read_shape(metadata: Mapping[str, str]) -> dict[str, Any]:
     try:
         read = json.loads(metadata["architecture"])

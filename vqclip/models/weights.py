@@ -52,6 +52,13 @@ class Weights:
         """A short name for people."""
         return f"starter/{self.path.stem}" if self.path.parent == STARTER else self.path.name
 
+    def trained_with(self, part: str) -> str:
+        """Digest of the "vqgan" or "guide" that these weights were trained with; empty where the file does not say."""
+        try:
+            return str(json.loads(self.metadata["training"])[part])
+        except (KeyError, TypeError, ValueError, RecursionError):
+            return ""
+
 
 def find(name: str, *, role: str, offline: bool = False, on_progress: Progress | None = None) -> Path:
     """The file behind a config value: "starter", "starter/<model>", a path, or a name of the catalogue.
