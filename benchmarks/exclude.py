@@ -26,11 +26,11 @@ from benchmarks.hsv import colour_shares, overlaps, thing_and_ground
 from benchmarks.quality import RESULTS
 from benchmarks.starter import guided
 from vqclip import images
-from vqclip.assemble import Studio, judge_for, open_studio
-from vqclip.compare.statistics import estimate
 from vqclip.config import from_mapping
 from vqclip.grammar import COLOURS, with_article
 from vqclip.job import Job, Prompt, Verdict
+from vqclip.judge.statistics import estimate
+from vqclip.run.assemble import Models, judge_for, load_models
 from vqclip.starter import concepts
 
 FOLDER = Path("outputs/benchmark-exclude")
@@ -81,23 +81,23 @@ def pairs(
     return chosen
 
 
-def likenesses(studio: Studio, images_of: Sequence[Tensor]) -> dict[str, float]:
+def likenesses(models: Models, images_of: Sequence[Tensor]) -> dict[str, float]:
     """Mean similarity of pictures to each everyday name, as the judge sees it."""
-    assert studio.judge is not None, "a judge is needed"
+    assert models.judge is not None, "a judge is needed"
     names = list(concepts())
-    texts = studio.judge.embed_text([with_article(name) for name in names])
-    look = judge_for(Job((Prompt("a heart"),)), studio.judge, studio.judge_name).embed
+    texts = models.judge.embed_text([with_article(name) for name in names])
+    look = judge_for(Job((Prompt("a heart"),)), models.judge, models.judge_name).embed
     means = torch.stack([texts @ look(image) for image in images_of]).mean(0)
     return dict(zip(names, means.tolist(), strict=True))
 
 
-def make(studio: Studio, include: str, exclude: str, seed: int) -> Tensor:
+def make(models: Models, include: str, exclude: str, seed: int) -> Tensor:
     """A picture of the default recipe (3, H, W), made once."""
     name = "".join(letter if letter.isalnum() else "-" for letter in f"{include} without {exclude or 'nothing'} {seed}")
     path = FOLDER / f"{name}.png"
     if not path.is_file():
         job = Job((Prompt(include),), (Prompt(exclude),) if exclude else (), size=(256, 256), steps=60, seed=seed)
-        image = studio.backend.generate(job, lambda _step: None).image
+        image = models.backend.generate(job, lambda _step: None).image
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(images.to_png(image))
         print(path.name, flush=True)
@@ -131,11 +131,11 @@ class Row:
         return min(self.overlap) >= 0.8
 
 
-def measure(studio: Studio, one: Asked, exclude: str, seed: int) -> Row:
+def measure(models: Models, one: Asked, exclude: str, seed: int) -> Row:
     """Shares of the excluded colour, likeness to what is excluded, ranks, and the colours of thing and ground."""
-    assert studio.judge is not None, "a judge is needed"
-    images_of = make(studio, one.text, "", seed), make(studio, one.text, exclude, seed)
-    judge = judge_for(Job((Prompt(one.text),), (Prompt(exclude),)), studio.judge, studio.judge_name)
+    assert models.judge is not None, "a judge is needed"
+    images_of = make(models, one.text, "", seed), make(models, one.text, exclude, seed)
+    judge = judge_for(Job((Prompt(one.text),), (Prompt(exclude),)), models.judge, models.judge_name)
     first, second = (judge.judge(image) for image in images_of)
     assert first is not None, "the judge reads all names"
     assert second is not None, "the judge reads all names"
@@ -192,24 +192,24 @@ def main() -> None:
     arguments = parser.parse_args()
     mine, of = (int(each) for each in arguments.part.split("/"))
     given = dict(each.split("=", 1) for each in arguments.settings)
-    studio = open_studio(from_mapping({"include": "heart", "threads": 1, **given}, source="settings"))
+    models = load_models(from_mapping({"include": "heart", "threads": 1, **given}, source="settings"))
     torch.set_num_threads(1)
     asked = includes(COUNT, seed=11)
     jobs = [(number, seed) for number in range(COUNT) for seed in range(SEEDS)]
     for at, (number, seed) in enumerate(jobs):
         if at % of == mine:
-            make(studio, asked[number].text, "", seed)
-    plain = [[make(studio, one.text, "", seed) for seed in range(SEEDS)] for one in asked]
+            make(models, asked[number].text, "", seed)
+    plain = [[make(models, one.text, "", seed) for seed in range(SEEDS)] for one in asked]
     shares = [[colour_shares(image) for image in four] for four in plain]
     means = [{word: sum(each[word] for each in four) / SEEDS for word in COLOURS} for four in shares]
-    chosen = pairs(asked, means, [likenesses(studio, four) for four in plain], seed=12)
+    chosen = pairs(asked, means, [likenesses(models, four) for four in plain], seed=12)
     if of > 1:
         for at, (number, seed) in enumerate(jobs):
             if at % of == mine:
-                make(studio, asked[number].text, chosen[number], seed)
+                make(models, asked[number].text, chosen[number], seed)
         return
-    rows = [measure(studio, asked[number], chosen[number], seed) for number, seed in jobs]
-    told = {"settings": given, "weights": studio.facts["weights"], **summarise(rows), "rows": [asdict(r) for r in rows]}
+    rows = [measure(models, asked[number], chosen[number], seed) for number, seed in jobs]
+    told = {"settings": given, "weights": models.facts["weights"], **summarise(rows), "rows": [asdict(r) for r in rows]}
     (RESULTS / "exclude.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(summarise(rows), indent=1))
 

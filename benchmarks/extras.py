@@ -23,10 +23,10 @@ from benchmarks.exclude import COUNT, FOLDER, SEEDS, includes
 from benchmarks.hsv import colour_shares, masks
 from benchmarks.quality import RESULTS
 from vqclip import images
-from vqclip.assemble import Studio, judge_for, open_studio
 from vqclip.config import from_mapping
 from vqclip.grammar import COLOURS, with_article
 from vqclip.job import Job, Prompt
+from vqclip.run.assemble import Models, judge_for, load_models
 
 
 def saturation(image: Tensor) -> float:
@@ -88,14 +88,14 @@ class Row:
     rank: tuple[int, int]
 
 
-def make(studio: Studio, include: str, extra: str, seed: int) -> Tensor:
+def make(models: Models, include: str, extra: str, seed: int) -> Tensor:
     """A picture of the default recipe (3, H, W), made once."""
     words = f"{include} with {extra}" if extra else f"{include} without nothing"
     path = FOLDER / f"{''.join(letter if letter.isalnum() else '-' for letter in f'{words} {seed}')}.png"
     if not path.is_file():
         job = Job((Prompt(include),), (), (Prompt(extra),) if extra else (), size=(256, 256), steps=60, seed=seed)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(images.to_png(studio.backend.generate(job, lambda _step: None).image))
+        path.write_bytes(images.to_png(models.backend.generate(job, lambda _step: None).image))
         print(path.name, flush=True)
     return images.from_pil(images.read(path))[0]
 
@@ -105,9 +105,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--part", default="0/1", help="K/N: make every Nth pair from K on, and save no figures")
     mine, of = (int(each) for each in parser.parse_args().part.split("/"))
-    studio = open_studio(from_mapping({"include": "heart", "threads": 1}, source="settings"))
+    models = load_models(from_mapping({"include": "heart", "threads": 1}, source="settings"))
     torch.set_num_threads(1)
-    assert studio.judge is not None, "a judge is needed"
+    assert models.judge is not None, "a judge is needed"
     rng = random.Random(14)
     plain = [one for one in includes(COUNT, seed=11) if "background" not in one.text]
     grounds = {with_article(f"{word} background"): (on_ground(word), 1) for word in rng.sample(COLOURS, 4)}
@@ -117,9 +117,9 @@ def main() -> None:
         for seed in range(SEEDS):
             if (number * SEEDS + seed) % of != mine:
                 continue
-            pair = make(studio, include, "", seed), make(studio, include, extra, seed)
+            pair = make(models, include, "", seed), make(models, include, extra, seed)
             before, after = (measure(image) for image in pair)
-            judge = judge_for(Job((Prompt(include),)), studio.judge, studio.judge_name)
+            judge = judge_for(Job((Prompt(include),)), models.judge, models.judge_name)
             first, second = (judge.judge(image) for image in pair)
             assert first is not None, "the judge reads all names"
             assert second is not None, "the judge reads all names"
@@ -128,7 +128,7 @@ def main() -> None:
             print(rows[-1], flush=True)
     if of == 1:
         told = f"{sum(row.moved for row in rows)} of {len(rows)}"
-        saved = {"moved": told, "weights": studio.facts["weights"], "rows": [vars(row) for row in rows]}
+        saved = {"moved": told, "weights": models.facts["weights"], "rows": [vars(row) for row in rows]}
         (RESULTS / "extras.json").write_text(json.dumps(saved, indent=1) + "\n", encoding="utf-8")
         print(told)
 

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from benchmarks import quality
 from benchmarks.quality import Row, draw_prompts, measure, save, summary
 from vqclip import images
-from vqclip.compare.statistics import wilson
+from vqclip.judge.statistics import wilson
 
 DOCS = Path(__file__).parent.parent / "docs"
 PICTURES = DOCS.parent / "outputs" / "gallery"

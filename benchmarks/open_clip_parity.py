@@ -24,7 +24,7 @@ from clip.model import CLIP
 from PIL import Image
 from torch import Tensor, nn
 
-from vqclip.models import clip, open_clip
+from vqclip.perceptors import clip, open_clip
 
 RESULT = Path(__file__).parent / "results" / "open_clip_parity.json"
 CPU = torch.device("cpu")

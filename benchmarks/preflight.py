@@ -22,12 +22,13 @@ from clip.model import CLIP
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vqclip import config, memory
-from vqclip import run as runner
-from vqclip.assemble import open_studio
+from vqclip import config
+from vqclip.cli.progress import Quiet
 from vqclip.job import Step
-from vqclip.preflight import preflight
-from vqclip.progress import Quiet
+from vqclip.run import memory
+from vqclip.run import picture as runner
+from vqclip.run.assemble import load_models
+from vqclip.run.preflight import preflight
 
 RESULTS = Path(__file__).parent / "results" / "preflight.json"
 F16_16384 = (128, (1, 1, 2, 2, 4), 2, (4,), 3, 3, 256, 16384, 256, False)
@@ -50,7 +51,7 @@ def cases() -> list[Case]:
 
 def forge(folder: Path) -> None:
     """The four weight files, with numbers that keep signals finite."""
-    from vqclip.models import vqgan
+    from vqclip.generators import vqgan
 
     for name, shape in (("full", F16_16384), ("starter", STARTER)):
         architecture = json.dumps({"norm_groups": shape[10] if len(shape) > 10 else 32})
@@ -98,14 +99,14 @@ def measure(case: Case, folder: Path) -> Case:
         "crops": {"count": case["count"], "chunk": case["chunk"]}, "device": "cpu",
     }  # fmt: skip
     loaded = config.Loaded(config.from_mapping(settings, source="benchmark"), "", {})
-    studio = open_studio(loaded.config, lambda _message: None)
+    models = load_models(loaded.config, lambda _message: None)
     before, loading = memory.held(CPU)
-    backend, begun, worked = studio.backend, time.perf_counter(), time.process_time()
+    backend, begun, worked = models.backend, time.perf_counter(), time.process_time()
     size = (int(str(case["size"])),) * 2
     forecast = preflight(backend.generator, backend.guides, backend.recipe.crops, size=size, steps=1)
     probe, probe_worked, probed = time.perf_counter() - begun, time.process_time() - worked, memory.held(CPU)[1]
     watch = Watch(sys.stderr, sys.stderr, notes=False)
-    runner.run(loaded, watch, studio)
+    runner.run(loaded, watch, models)
     peak = memory.held(CPU)[1]
     return case | {
         "held_gb": round(before / 1e9, 3), "loading_peak_gb": round(loading / 1e9, 3),

@@ -19,12 +19,11 @@ from pathlib import Path
 import torch
 
 from vqclip import config, images
-from vqclip.assemble import open_studio
 from vqclip.backends import Backend
-from vqclip.backends.vqgan import VQGANBackend
-from vqclip.compare.statistics import wilson
+from vqclip.backends.vqgan.backend import VQGANBackend
 from vqclip.job import Job, Prompt
-from vqclip.makers import job_of
+from vqclip.judge.statistics import wilson
+from vqclip.run.assemble import job_of, load_models
 
 RESULTS = Path(__file__).parent / "results"
 VOCABULARY = Path(__file__).parent.parent / "vqclip" / "starter" / "vocabulary.json"
@@ -54,16 +53,16 @@ def measure(
     `limits` ends each picture after so many seconds, with what it shows then: for recipes that take longer.
     """
     settings = config.load(None, [f"include={texts[0]}", *overrides]).config
-    studio = open_studio(settings, lambda _message: None)
+    models = load_models(settings, lambda _message: None)
     base = job_of(settings)
     rows: list[Row] = []
     pictures = []
     for number, text in enumerate(texts):
         job = replace(base, include=(Prompt(text),), seed=settings.seed + number)
         begun = time.perf_counter()
-        image, made = draw(studio.backend, job, math.inf if limits is None else limits[number])
+        image, made = draw(models.backend, job, math.inf if limits is None else limits[number])
         seconds = time.perf_counter() - begun
-        judge = studio.judge_of(job)
+        judge = models.judge_of(job)
         assert judge is not None, "a judge is needed"
         verdict = judge.judge(image)
         assert verdict is not None, judge.refusal

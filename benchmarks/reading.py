@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from training.captions import Meaning, say
-from vqclip.assemble import Studio, open_studio
 from vqclip.config import from_mapping
 from vqclip.job import Job, Prompt, Reading
+from vqclip.run.assemble import Models, load_models
 from vqclip.starter.words import vocabulary
 
 HERE = Path(__file__).parent
@@ -82,14 +82,14 @@ def _ground(colour: str) -> str:
 def main() -> None:
     """Read everything and write the figures."""
     words = json.loads((HERE / "reading_words.json").read_text(encoding="utf-8"))["test"]
-    studio = open_studio(from_mapping({"include": "apple", "threads": 1}, source="benchmark"))
-    read = studio.readers[0]
+    models = load_models(from_mapping({"include": "apple", "threads": 1}, source="benchmark"))
+    read = models.readers[0]
     rows = []
     for kind, text, caption, names in prompts(words):
         reading = read(text)
         right = not reading.unread and reading.text in [caption.format(name) for name in names]
         rows.append({"kind": kind, "text": text, "read": reading.text, "right": right})
-    strangers = _strangers(words, studio)
+    strangers = _strangers(words, models)
     alone = _alone(words, read)
     result = {
         "seed": SEED,
@@ -108,12 +108,12 @@ def main() -> None:
     print("\n".join(str(row) for row in (*rows, *strangers) if not row["right"]))
 
 
-def _strangers(words: dict[str, dict[str, list[str]]], studio: Studio) -> list[dict[str, Any]]:
+def _strangers(words: dict[str, dict[str, list[str]]], models: Models) -> list[dict[str, Any]]:
     far = [word for word, names in words["words"].items() if names == [""]]
     rows = []
     for word in (*STRANGE, *random.Random(SEED).sample(far, 40 - len(STRANGE))):
-        notices = studio.notices(Job((Prompt(f"a {word}"),)))
-        reading = studio.readers[0](f"a {word}")
+        notices = models.notices(Job((Prompt(f"a {word}"),)))
+        reading = models.readers[0](f"a {word}")
         right = len(notices) == 1 and not reading.replaced and bool(reading.unread) and not reading.text
         rows.append({"text": f"a {word}", "notices": notices, "right": right})
     return rows

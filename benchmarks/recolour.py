@@ -25,12 +25,12 @@ from training.colours import SHADES
 from training.data import Icons, load
 from training.views import make_bank
 from vqclip import config
-from vqclip.assemble import judge_for, open_studio
-from vqclip.compare.judge import Judge
-from vqclip.compare.rivals import rivals
 from vqclip.grammar import COLOURS, PARTS, Part
 from vqclip.job import Job, Prompt, Verdict
-from vqclip.models import Perceptor
+from vqclip.judge.judge import Judge
+from vqclip.judge.rivals import rivals
+from vqclip.perceptors import Perceptor
+from vqclip.run.assemble import judge_for, load_models
 from vqclip.starter import concepts
 
 SETS = {"a style that nobody saw": ("openmoji",), "the guide's sets": ("noto", "fluent-emoji-flat", "fxemoji")}
@@ -134,7 +134,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--drawings", type=int, default=120, help="of each set")
     arguments = parser.parse_args()
-    eye = open_studio(config.load(None, ["include=any"]).config, lambda _message: None).judge
+    eye = load_models(config.load(None, ["include=any"]).config, lambda _message: None).judge
     assert eye is not None, "a judge is needed"
     found: dict[str, object] = {"stars": stars(eye)}
     for title, styles in SETS.items():

@@ -21,9 +21,9 @@ from torch.nn import functional as F
 from benchmarks.quality import RESULTS, VOCABULARY, draw, shares
 from training.captions import with_article
 from vqclip import config, images
-from vqclip.assemble import Studio, judge_for, open_studio
-from vqclip.backends.vqgan import VQGANBackend
+from vqclip.backends.vqgan.backend import VQGANBackend
 from vqclip.job import Job, Prompt
+from vqclip.run.assemble import Models, judge_for, load_models
 
 HUES = {"red": (345, 15), "green": (75, 165), "blue": (190, 260)}  # degrees, ends included
 THINGS = 10
@@ -35,36 +35,36 @@ def guided() -> list[str]:
     return names
 
 
-def judge_rank(studio: Studio, text: str, image: Tensor) -> int:
+def judge_rank(models: Models, text: str, image: Tensor) -> int:
     """Place of a text among its rivals for one picture."""
-    assert studio.judge is not None, "a judge is needed"
-    verdict = judge_for(Job((Prompt(text),)), studio.judge, studio.judge_name).judge(image)
+    assert models.judge is not None, "a judge is needed"
+    verdict = judge_for(Job((Prompt(text),)), models.judge, models.judge_name).judge(image)
     assert verdict is not None, f"{text!r} cannot be read"
     return verdict.rank
 
 
-def ceiling(studio: Studio, size: int) -> dict[str, object]:
+def ceiling(models: Models, size: int) -> dict[str, object]:
     """Ranks of real drawings on white, of a style that nothing was trained on and of the guides' own, and rebuilt."""
     from training.data import load
     from training.views import make_bank
 
-    assert isinstance(studio.backend, VQGANBackend)
+    assert isinstance(models.backend, VQGANBackend)
     found: dict[str, object] = {}
     for title, style in (("unseen style", "openmoji"), ("a style of the guides", "noto")):
         bank = make_bank(load((style,), "concepts").only(tuple(guided())), side=size, variants=0, seed=0)
         pixels = bank.pixels.permute(0, 3, 1, 2).float() / 255
         white = (pixels[:, :3] + 1 - pixels[:, 3:]).clamp(0, 1)
         texts = [f"{with_article(truth.name, truth.name)} on a white background" for truth in bank.truths]
-        generator = studio.backend.generator
+        generator = models.backend.generator
         with torch.no_grad():
             rebuilt = torch.cat([generator.decode(generator.encode(image[None])) for image in white])
         for kind, pictures in (("drawings", white), ("reconstructions", rebuilt)):
-            ranks = [judge_rank(studio, text, image) for text, image in zip(texts, pictures, strict=True)]
+            ranks = [judge_rank(models, text, image) for text, image in zip(texts, pictures, strict=True)]
             found[f"{title}, {kind}"] = shares(ranks)
     return found
 
 
-def colours(studio: Studio, job: Job) -> dict[str, object]:
+def colours(models: Models, job: Job) -> dict[str, object]:
     """Dominant hue of the thing, and of the picture's middle, for ten things in three colours."""
     things = random.Random(7).sample(guided(), THINGS)  # no secret
     rows: list[dict[str, object]] = []
@@ -72,7 +72,7 @@ def colours(studio: Studio, job: Job) -> dict[str, object]:
         for colour in HUES:
             text = with_article(f"{colour} {thing}", thing)
             asked = Job((Prompt(text),), size=job.size, steps=job.steps, seed=0)
-            image, _ = draw(studio.backend, asked, float("inf"))
+            image, _ = draw(models.backend, asked, float("inf"))
             hue, middle = (dominant_hue(pixels) for pixels in thing_and_middle(image))
             found = {"hue": hue, "right": has_hue(hue, colour)}
             rows.append({"prompt": text, **found, "middle_hue": middle, "middle_right": has_hue(middle, colour)})
@@ -127,7 +127,7 @@ def shapes() -> dict[str, object]:
     return {**shares([int(str(row["rank"])) for row in rows]), "among": len(names), "rows": rows}
 
 
-def binding(studio: Studio) -> dict[str, object]:
+def binding(models: Models) -> dict[str, object]:
     """How often the guide finds "a red cup" nearer than "a blue cup" to drawings of red cups on blue, and so on.
 
     On white the other colour is white. Half would be chance.
@@ -135,8 +135,8 @@ def binding(studio: Studio) -> dict[str, object]:
     from training.data import load
     from training.views import Crops, make_bank, make_views
 
-    assert isinstance(studio.backend, VQGANBackend)
-    guide, found = studio.backend.guides[0], {}
+    assert isinstance(models.backend, VQGANBackend)
+    guide, found = models.backend.guides[0], {}
     bank = make_bank(load(("noto", "openmoji"), "concepts").only(tuple(guided())), side=128, variants=4, seed=1)
     for title, white in (("on white", 1.0), ("on colours", 0.0)):
         rng = torch.Generator().manual_seed(0)
@@ -160,13 +160,13 @@ def main() -> None:
     parser.add_argument("check", choices=("ceiling", "colours", "shapes", "binding"))
     arguments = parser.parse_args()
     settings = config.load(None, ["include=any"]).config
-    studio = open_studio(settings, lambda _message: None)
+    models = load_models(settings, lambda _message: None)
     job = Job((Prompt("any"),), size=settings.size, steps=settings.steps)
     found = {
-        "ceiling": lambda: ceiling(studio, settings.size[0]),
-        "colours": lambda: colours(studio, job),
+        "ceiling": lambda: ceiling(models, settings.size[0]),
+        "colours": lambda: colours(models, job),
         "shapes": shapes,
-        "binding": lambda: binding(studio),
+        "binding": lambda: binding(models),
     }[arguments.check]()
     report = {"command": f"python -m benchmarks.starter {arguments.check}", **found}
     (RESULTS / f"starter-{arguments.check}.json").write_text(json.dumps(report, indent=1) + "\n")

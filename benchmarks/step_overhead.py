@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from vqclip.config import Config
-from vqclip.crops import Cropper, CropPlan, CropSpec, sampling_grid
-from vqclip.devices import in_one_copy
+from vqclip.loop.crops import Cropper, CropPlan, CropSpec, sampling_grid
+from vqclip.loop.devices import in_one_copy
 
 RESULTS = Path(__file__).parent / "results" / "step_overhead.json"
 CROPS, SIDE, PICTURE = 32, 224, 256

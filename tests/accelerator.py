@@ -19,7 +19,8 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from vqclip import annealing, assemble, augment, colours, crops
+from vqclip.loop import annealing, augment, colours, crops
+from vqclip.run import assemble
 
 CUDA = torch.device("cuda", 0)
 _READ = torch.ops.aten._local_scalar_dense.default

@@ -9,8 +9,9 @@ import torch
 from clip.model import CLIP
 from safetensors.torch import save_file
 
-from vqclip.crops import CropSpec
-from vqclip.models import clip, vqgan
+from vqclip.generators import vqgan
+from vqclip.loop.crops import CropSpec
+from vqclip.perceptors import clip
 
 CPU = torch.device("cpu")
 

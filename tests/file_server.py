@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from vqclip.job import WeightsError
-from vqclip.models import fetch
+from vqclip.weights import fetch
 
 Behaviour = Callable[["Visit"], None]
 ETAG = '"first"'

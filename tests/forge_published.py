@@ -17,8 +17,9 @@ from clip.model import CLIP
 from test_full_size import random_state
 from torch import Tensor
 
-from vqclip.models import clip, vqgan
-from vqclip.rehearsal import CAPTIONS, drawing
+from vqclip.generators import vqgan
+from vqclip.perceptors import clip
+from vqclip.run.rehearsal import CAPTIONS, drawing
 
 TINY_CLIP = (32, 32, 2, 64, 8, 77, 49408, 64, 1, 1)
 TINY_VQGAN = vqgan.Architecture(32, (1, 1, 1, 1, 2), 1, (4,), 3, 3, 32, 512, 32, gumbel=False)

@@ -33,7 +33,7 @@ CALLS = {
     "numpy.testing._private.utils.runstring": PYTHON, "pathlib.Path.unlink": CANARY, "bdb.Bdb.run": PYTHON,
     "collections.OrderedDict.__init__": PYTHON, "collections.namedtuple": PYTHON, "torch.nn.Module": PYTHON,
     "torch._utils._rebuild_sparse_tensor": PYTHON, "__torch__x.Evil": PYTHON, "__main__.Evil": PYTHON,
-    "vqclip.models.fetch.download": CANARY, "pytorch_lightning.callbacks.Callback": PYTHON, "omegaconf.resolve": "x",
+    "vqclip.weights.fetch.download": CANARY, "pytorch_lightning.callbacks.Callback": PYTHON, "omegaconf.resolve": "x",
 }  # fmt: skip
 INNOCENT = {"state_dict": mapping({"a": tensor()})}
 

@@ -18,26 +18,26 @@ from torch import Tensor
 from tests import tiny_stable_diffusion
 from tests.accelerator import CUDA, Card, backward, card
 from tests.tiny_kandinsky import tiny_decoder, tiny_prior
-from vqclip import crops, images
-from vqclip import run as runner
-from vqclip.assemble import Studio
-from vqclip.augment import AUGMENTATIONS
+from vqclip import images
 from vqclip.backends.chain import Chain
 from vqclip.backends.diffusion import Denoising
-from vqclip.backends.kandinsky import KandinskyBackend
-from vqclip.backends.kandinsky_prior import Kandinsky
-from vqclip.backends.stable_diffusion import StableDiffusionBackend
-from vqclip.backends.vqgan import VQGANBackend
+from vqclip.backends.kandinsky.backend import KandinskyBackend
+from vqclip.backends.kandinsky.prior import Kandinsky
+from vqclip.backends.stable_diffusion.backend import StableDiffusionBackend
+from vqclip.backends.vqgan.backend import VQGANBackend
+from vqclip.cli.progress import Quiet
 from vqclip.compare.finished import read_run
 from vqclip.compare.verdicts import picture
 from vqclip.config import Config, Loaded, from_mapping
-from vqclip.crops import CropPlan
-from vqclip.forecasts import forecasts
 from vqclip.job import Job, Prompt, Step
-from vqclip.makers import _recipe, job_of
-from vqclip.models.clip import ClipPerceptor
-from vqclip.progress import Quiet
-from vqclip.session import Session, nested
+from vqclip.loop import crops
+from vqclip.loop.augment import AUGMENTATIONS
+from vqclip.loop.crops import CropPlan
+from vqclip.perceptors.clip import ClipPerceptor
+from vqclip.run import picture as runner
+from vqclip.run.assemble import Models, _recipe, job_of
+from vqclip.run.forecasts import forecasts
+from vqclip.run.session import Session, nested
 
 # The forecast counts memory by addresses, which these tensors have none of.
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the data pointer")
@@ -49,13 +49,13 @@ class Machine:
     """A machine with a card, and the starter models on it."""
 
     card: Card
-    studio: Studio
+    models: Models
 
     def backend(self, config: Config) -> VQGANBackend:
         """The loop of a config with these models."""
-        given = self.studio.backend
+        given = self.models.backend
         assert isinstance(given, VQGANBackend)
-        recipe = _recipe(config, tidied=True, known=True)
+        recipe = _recipe(config, denoised=True, known=True)
         return VQGANBackend(given.generator, given.guides, given.weights, recipe=recipe, denoiser=given.denoiser)
 
     def waits(self, **settings: object) -> list[str]:
@@ -74,7 +74,7 @@ class Machine:
 def machine() -> Iterator[Machine]:
     torch.set_num_threads(1)
     with card() as made:
-        yield Machine(made, Session.of({**TINY, "threads": 1}, files=False).studio)
+        yield Machine(made, Session.of({**TINY, "threads": 1}, files=False).models)
 
 
 def test_the_walk_through_the_graph_gives_torchs_gradients() -> None:
@@ -154,14 +154,14 @@ def test_the_clock_waits_for_no_step(machine: Machine) -> None:
 def test_a_run_is_recorded_and_judged(machine: Machine, tmp_path: Path) -> None:
     settings = {**TINY, "exclude": "yellow", "outputs": str(tmp_path), "name": "x", "score_every": 1, "threads": 1}
     config = from_mapping(nested(settings), source="test")
-    studio = replace(machine.studio, backend=machine.backend(config))
+    models = replace(machine.models, backend=machine.backend(config))
     quiet = Quiet(io.StringIO(), io.StringIO(), notes=False)
-    (result,) = runner.run(Loaded(config, "", {}), quiet, studio)
+    (result,) = runner.run(Loaded(config, "", {}), quiet, models)
     assert result.image.device.type == "cpu"
     assert result.verdict is not None and result.verdict.among > 50
     told = json.loads((tmp_path / "x" / "run.json").read_text())
     assert (told["status"], told["device"]) == ("done", "cuda:0")
-    judge = studio.judge_of(result.job)
+    judge = models.judge_of(result.job)
     assert judge is not None
     assert judge.judge(picture(read_run(tmp_path / "x"))) is not None  # as a comparison scores it
     assert judge.embed(result.image).device == CUDA
@@ -169,10 +169,10 @@ def test_a_run_is_recorded_and_judged(machine: Machine, tmp_path: Path) -> None:
 
 def test_python_makes_a_judged_picture(machine: Machine) -> None:
     config = from_mapping(nested(TINY), source="test")
-    result = Session(replace(machine.studio, backend=machine.backend(config)), config).make()
+    result = Session(replace(machine.models, backend=machine.backend(config)), config).make()
     assert result.verdict is not None
     machine.card.waits.clear()
-    judge = machine.studio.judge_of(result.job)
+    judge = machine.models.judge_of(result.job)
     assert judge is not None
     machine.card.waits.clear()
     judge.judge(result.image)
@@ -215,12 +215,12 @@ def test_a_chain_goes_on_from_another_backends_picture(machine: Machine) -> None
 
 def test_the_forecast_measures_there(machine: Machine) -> None:
     config = from_mapping(nested(TINY), source="test")
-    (forecast,) = forecasts(replace(machine.studio, backend=machine.backend(config)), job_of(config))
+    (forecast,) = forecasts(replace(machine.models, backend=machine.backend(config)), job_of(config))
     assert "cuda:0" in forecast.line
 
 
 def test_a_perceptor_whose_mean_stays_elsewhere_is_found(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    eye = machine.studio.judge or machine.backend(from_mapping(nested(TINY), source="test")).guides[0]
+    eye = machine.models.judge or machine.backend(from_mapping(nested(TINY), source="test")).guides[0]
     assert isinstance(eye, ClipPerceptor)
     monkeypatch.setattr(eye, "_mean", torch.zeros(3, 1, 1))
     with pytest.raises(RuntimeError, match="device"):

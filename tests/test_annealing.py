@@ -7,8 +7,8 @@ import torch
 from test_denoiser import CPU, network
 from torch import Tensor, nn
 
-from vqclip.annealing import Annealing, Levels
-from vqclip.models.denoiser import Denoiser, mixture
+from vqclip.generators.denoiser import Denoiser, mixture
+from vqclip.loop.annealing import Annealing, Levels
 
 
 def still() -> Denoiser:
@@ -20,8 +20,8 @@ def still() -> Denoiser:
 
 
 def walk(levels: Levels, seed: int, latent: Tensor, *, denoiser: Denoiser | None = None) -> list[Tensor]:
-    tidy = Annealing(denoiser or still(), levels, torch.Generator().manual_seed(seed))
-    return [tidy(latent, progress) for progress in (0.0, 0.5, 1.0)]
+    denoise = Annealing(denoiser or still(), levels, torch.Generator().manual_seed(seed))
+    return [denoise(latent, progress) for progress in (0.0, 0.5, 1.0)]
 
 
 def noises(levels: Levels, seed: int = 0) -> list[Tensor]:
@@ -46,8 +46,8 @@ def test_no_noise_leaves_the_latent() -> None:
 
 
 def test_one_seed_one_walk() -> None:
-    latent, levels, tidy = torch.randn(1, 8, 4, 4), Levels(0.9, 0.1, 0.5), Denoiser(network(1), device=CPU)
-    one, same, other = (walk(levels, seed, latent, denoiser=tidy) for seed in (3, 3, 4))
+    latent, levels, denoise = torch.randn(1, 8, 4, 4), Levels(0.9, 0.1, 0.5), Denoiser(network(1), device=CPU)
+    one, same, other = (walk(levels, seed, latent, denoiser=denoise) for seed in (3, 3, 4))
     assert all(torch.equal(a, b) for a, b in zip(one, same, strict=True))
     assert not torch.equal(one[0], other[0])
 

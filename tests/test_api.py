@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 
 import vqclip
-from vqclip import run as runs
 from vqclip import viewer
+from vqclip.cli.progress import Quiet
 from vqclip.job import Result
-from vqclip.progress import Quiet
+from vqclip.run import picture as runs
 
 
 @pytest.fixture

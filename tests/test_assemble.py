@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from vqclip import assemble
 from vqclip.config import from_mapping
 from vqclip.job import InputError, Job, Prompt
+from vqclip.run import assemble
 
 
 def settings(files: dict[str, Path], **changes: object) -> dict[str, object]:
@@ -32,12 +32,12 @@ def test_devices_and_precision_are_chosen_together() -> None:
 
 
 def test_facts_name_hashes_versions_and_threads(weight_files: dict[str, Path]) -> None:
-    studio = assemble.open_studio(from_mapping(settings(weight_files), source="test"))
-    assert set(studio.facts["weights"]) == {"generator", "guide 0", "judge"}
-    assert all(len(digest) == 64 for digest in studio.facts["weights"].values())
-    assert studio.facts["versions"]["torch"] == torch.__version__.split("+")[0]
-    assert studio.facts["threads"] == torch.get_num_threads() == 1
-    assert studio.facts["precision"] == "float32"
+    models = assemble.load_models(from_mapping(settings(weight_files), source="test"))
+    assert set(models.facts["weights"]) == {"generator", "guide 0", "judge"}
+    assert all(len(digest) == 64 for digest in models.facts["weights"].values())
+    assert models.facts["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert models.facts["threads"] == torch.get_num_threads() == 1
+    assert models.facts["precision"] == "float32"
 
 
 SMALL: list[dict[str, object]] = [
@@ -63,31 +63,31 @@ def test_models_that_ship_get_one_thread_and_others_every_core(
 
 def test_an_ensemble_keeps_its_weights(weight_files: dict[str, Path]) -> None:
     pair = [str(weight_files["guide"]), {"model": str(weight_files["judge"]), "weight": 0.5}]
-    studio = assemble.open_studio(from_mapping(settings(weight_files, guides=pair), source="test"))
-    assert studio.backend.weights == [1.0, 0.5]
-    assert studio.self_scored  # the second guide is the judge's file
-    assert set(studio.facts["weights"]) == {"generator", "guide 0", "guide 1", "judge"}
+    models = assemble.load_models(from_mapping(settings(weight_files, guides=pair), source="test"))
+    assert models.backend.weights == [1.0, 0.5]
+    assert models.self_scored  # the second guide is the judge's file
+    assert set(models.facts["weights"]) == {"generator", "guide 0", "guide 1", "judge"}
 
 
 def test_a_guide_that_was_saved_again_is_the_judge(weight_files: dict[str, Path], tmp_path: Path) -> None:
     again = tmp_path / "again.pt"
     torch.save({name: value.half() for name, value in load_file(weight_files["judge"]).items()}, again)
-    studio = assemble.open_studio(from_mapping(settings(weight_files, guides=[str(again)]), source="test"))
-    assert studio.self_scored
-    assert studio.facts["weights"]["judge"] != studio.facts["weights"]["guide 0"]
-    assert set(studio.facts["eyes"]) == {"guide 0", "judge"}
-    fair = assemble.open_studio(from_mapping(settings(weight_files), source="test"))
+    models = assemble.load_models(from_mapping(settings(weight_files, guides=[str(again)]), source="test"))
+    assert models.self_scored
+    assert models.facts["weights"]["judge"] != models.facts["weights"]["guide 0"]
+    assert set(models.facts["eyes"]) == {"guide 0", "judge"}
+    fair = assemble.load_models(from_mapping(settings(weight_files), source="test"))
     assert not fair.self_scored
 
 
 def test_guide_and_judge_say_the_same_thing_once() -> None:
     said: list[str] = []
-    studio = assemble.open_studio(from_mapping({"include": "a puppy zyx", "threads": 1}, source="test"), said.append)
+    models = assemble.load_models(from_mapping({"include": "a puppy zyx", "threads": 1}, source="test"), said.append)
     job = Job((Prompt("a puppy zyx"), Prompt("apple")))
-    studio.backend.check(job)
-    studio.judge_of(job)
+    models.backend.check(job)
+    models.judge_of(job)
     assert said == []  # rivals and names are nobody's prompts
-    assert studio.notices(job) == [
+    assert models.notices(job) == [
         "prompt 'a puppy zyx': puppy is read as dog; zyx is not read; there is no verdict"
     ]
 
@@ -107,10 +107,10 @@ def test_rivals_are_no_news() -> None:
     for too_long in ("error", "truncate"):
         said: list[str] = []
         wanted = {"include": "x", "threads": 1, "too_long": too_long}
-        studio = assemble.open_studio(from_mapping(wanted, source="test"), said.append)
-        assert studio.judge is not None
+        models = assemble.load_models(from_mapping(wanted, source="test"), said.append)
+        assert models.judge is not None
         text = " ".join(["red"] * 16 + ["a", "car"])
-        judge = studio.judge_of(Job((Prompt(text),)))
+        judge = models.judge_of(Job((Prompt(text),)))
         assert judge is not None
         assert not judge.refusal
         assert said == []
@@ -118,8 +118,8 @@ def test_rivals_are_no_news() -> None:
 
 def test_warnings_are_the_default_notice() -> None:
     long = {"include": "x", "threads": 1, "too_long": "truncate", "judge": None}
-    studio = assemble.open_studio(from_mapping(long, source="test"))
+    models = assemble.load_models(from_mapping(long, source="test"))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        studio.backend.check(Job((Prompt("red " * 40),)))
+        models.backend.check(Job((Prompt("red " * 40),)))
     assert any("cut off" in str(warning.message) for warning in caught)

@@ -7,9 +7,10 @@ import torch
 from conftest import tiny_clip, tiny_vqgan_state
 from torch import Tensor, nn
 
-from vqclip.models import clip, vqgan
-from vqclip.models.blank import blank
-from vqclip.models.openai_clip import CLIP
+from vqclip.generators import vqgan
+from vqclip.generators.blank import blank
+from vqclip.perceptors import clip
+from vqclip.perceptors.openai_clip import CLIP
 
 
 def shapes(state: dict[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:

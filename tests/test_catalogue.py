@@ -9,7 +9,7 @@ import pytest
 from clip import clip as openai
 
 from vqclip.job import InputError
-from vqclip.models import catalogue
+from vqclip.weights import catalogue
 
 HASH = "ab" * 32
 GOOD = f"""

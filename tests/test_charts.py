@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from vqclip.compare import charts
-from vqclip.compare.charts import Chart, Line, curves, intervals, label
+from vqclip.report import charts
+from vqclip.report.charts import Chart, Line, curves, intervals, label
 
 NUMBERS = some.floats(-1e290, 1e290, allow_nan=False)
 COURSE = some.lists(some.none() | NUMBERS, min_size=1, max_size=400)

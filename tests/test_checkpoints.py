@@ -16,8 +16,10 @@ from clip.model import CLIP
 from conftest import tiny_clip, tiny_vqgan_state
 from safetensors.torch import save_file
 
+from vqclip.generators import vqgan
 from vqclip.job import ResourceError, WeightsError
-from vqclip.models import checkpoints, clip, vqgan
+from vqclip.perceptors import clip
+from vqclip.weights import checkpoints
 
 BASE = torch.arange(10.0)
 STATE = {
@@ -226,7 +228,7 @@ def test_unwanted_tensors_take_no_memory(tmp_path: Path) -> None:
     state = {f"{part}.x": torch.ones(350_000) for part in ("encoder", "decoder", "quantize")}
     torch.save({"state_dict": state | {"loss.x": torch.zeros(50_000_000)}}, tmp_path / "x")
     script = (
-        "import sys; from pathlib import Path; from vqclip.models import checkpoints\n"
+        "import sys; from pathlib import Path; from vqclip.weights import checkpoints\n"
         "peak = lambda: int(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])\n"
         "before = peak(); state, _ = checkpoints.read(Path(sys.argv[1])); print(peak() - before, len(state))"
     )

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 import torch
 
-from vqclip import __version__, cli
+from vqclip import __version__
+from vqclip.cli import main as cli
 from vqclip.config import Loaded, load
 from vqclip.job import InputError, Prompt, ResourceError, WeightsError
 
@@ -33,13 +34,13 @@ class StoppedError(Exception):
 @pytest.fixture
 def runner(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """A vqclip.run that remembers its arguments, so that no model is loaded here."""
-    double: Any = ModuleType("vqclip.run")
+    double: Any = ModuleType("vqclip.run.picture")
     double.calls = []
     double.Interrupted = StoppedError
     double.run = lambda loaded, progress: double.calls.append((loaded, progress)) or []
     double.rerun = lambda picture, overrides, _progress, **how: double.calls.append((picture, overrides, how)) or []
-    monkeypatch.setitem(sys.modules, "vqclip.run", double)
-    monkeypatch.setattr("vqclip.run", double, raising=False)
+    monkeypatch.setitem(sys.modules, "vqclip.run.picture", double)
+    monkeypatch.setattr("vqclip.run.picture", double, raising=False)
     return double
 
 
@@ -226,7 +227,7 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("command", [[], ["run"], ["rerun"], ["video"], ["config"]])
 def test_help_and_bad_input_import_nothing_heavy(command: list[str]) -> None:
     code = (
-        "import sys; from vqclip.cli import main; assert main(sys.argv[1:]) == 0\n"
+        "import sys; from vqclip.cli.main import main; assert main(sys.argv[1:]) == 0\n"
         "if sys.argv[1] == 'run': assert main(['run', 'steps=-1']) == 2\n"
         "heavy = {'torch', 'numpy', 'PIL', 'kornia', 'rich', 'diffusers'} & set(sys.modules)\n"
         "assert not heavy, heavy"

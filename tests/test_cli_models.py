@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from file_server import Server, only_this_machine, serve, sha256, status, weights_like
 
-from vqclip import cli, cli_models
-from vqclip.models import catalogue, store
-from vqclip.models.catalogue import Entry
+from vqclip.cli import main as cli
+from vqclip.cli import models as cli_models
+from vqclip.weights import catalogue, store
+from vqclip.weights.catalogue import Entry
 
 DATA = weights_like(2**20)
 
@@ -119,7 +120,7 @@ def test_a_fetch_that_fails_ends_with_3(capsys: pytest.CaptureFixture[str], serv
 
 
 def test_a_full_disk_ends_with_4(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vqclip.models.part.RESERVE", 2**62)
+    monkeypatch.setattr("vqclip.weights.part.RESERVE", 2**62)
     assert cli.main(["models", "get", "a/known"]) == 4
     assert "set VQCLIP_HOME" in capsys.readouterr().err
 
@@ -161,9 +162,9 @@ def converter(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         calls.append((source, target, dict(provenance)))
         return target
 
-    double: Any = ModuleType("vqclip.models.convert")
+    double: Any = ModuleType("vqclip.weights.convert")
     double.convert = convert
-    monkeypatch.setitem(sys.modules, "vqclip.models.convert", double)
+    monkeypatch.setitem(sys.modules, "vqclip.weights.convert", double)
     return calls
 
 
@@ -194,7 +195,7 @@ def test_help_is_quick() -> None:
     heavy = {"torch", "urllib.request", "yaml", "rich", "filelock", "platformdirs"}
     script = f"""
 import sys
-from vqclip import cli_models
+from vqclip.cli import models as cli_models
 cli_models.models.main(["get", "--help"], standalone_mode=False)
 print({heavy!r} & set(sys.modules))
 """

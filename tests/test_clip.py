@@ -9,8 +9,8 @@ from conftest import CPU, tiny_clip
 from torch.nn import functional as F
 
 from vqclip.job import InputError, WeightsError
-from vqclip.models import Perceptor, clip
-from vqclip.models.fast.clip_towers import fast_image_tower
+from vqclip.perceptors import Perceptor, clip
+from vqclip.perceptors.towers import fast_image_tower
 
 
 @pytest.mark.parametrize("resnet", [False, True])

@@ -9,10 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vqclip import losses
-from vqclip.colours import DEEP, SHADES, classify, depth, to_lab
 from vqclip.grammar import COLOURS
-from vqclip.losses import View
+from vqclip.loop import losses
+from vqclip.loop.colours import DEEP, SHADES, classify, depth, to_lab
+from vqclip.loop.losses import View
 
 CHANNEL = st.integers(0, 255)
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from report_folders import cell, pair, report, write_comparison
 
-from vqclip.compare.comparison_view import ComparisonView, view
 from vqclip.job import InputError
+from vqclip.report.comparison_view import ComparisonView, view
 
 
 def look(folder: Path, **changes: Any) -> ComparisonView:

@@ -16,8 +16,8 @@ import pytest
 
 from vqclip import config as configs
 from vqclip.config import Config, Guide, Picture, from_mapping, load, to_yaml
+from vqclip.config.schema import MAX_PROMPTS, MAX_SEED
 from vqclip.job import InputError, Prompt
-from vqclip.schema import MAX_PROMPTS, MAX_SEED
 
 
 def write(folder: Path, name: str, text: str) -> Path:

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from vqclip import cli
+from vqclip.cli import main as cli
 from vqclip.config import Config, Guide, Picture, from_mapping, load, to_mapping, to_yaml
-from vqclip.document import clean
+from vqclip.config.document import clean
+from vqclip.config.schema import MAX_SEED
+from vqclip.config.shorthand import is_literal
 from vqclip.job import InputError, Prompt
-from vqclip.schema import MAX_SEED
-from vqclip.shorthand import is_literal
 
 SOAK = int(os.environ.get("VQCLIP_SOAK", "1"))
 WORDS = st.text(min_size=1, max_size=40).filter(lambda text: text.strip() and "\0" not in text)
@@ -145,11 +145,11 @@ def test_random_mappings_only_ever_give_an_input_error(values: dict[str, Any]) -
 @example(one="include=x", two="a.yaml")
 def test_any_prompt_survives_the_command_line(one: str, two: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[Config] = []
-    double: Any = ModuleType("vqclip.run")
+    double: Any = ModuleType("vqclip.run.picture")
     double.run = lambda loaded, _progress: ran.append(loaded.config)
     with monkeypatch.context() as patch:
-        patch.setitem(sys.modules, "vqclip.run", double)
-        patch.setattr("vqclip.run", double, raising=False)
+        patch.setitem(sys.modules, "vqclip.run.picture", double)
+        patch.setattr("vqclip.run.picture", double, raising=False)
         assert cli.main(["run", f"include={literal(one, two)}", f"exclude={literal(two)}", "--quiet"]) == 0
         plain = f".{one}"
         if is_literal(plain):

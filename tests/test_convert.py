@@ -11,9 +11,12 @@ import torch
 from conftest import tiny_clip, tiny_vqgan_state
 from safetensors import safe_open
 
+from vqclip.generators import vqgan
 from vqclip.job import InputError, ResourceError, WeightsError
-from vqclip.models import checkpoints, clip, vqgan, weights
-from vqclip.models.convert import convert, digest_of, write
+from vqclip.perceptors import clip
+from vqclip.weights import checkpoints
+from vqclip.weights import load as weights
+from vqclip.weights.convert import convert, digest_of, write
 
 PROVENANCE = {"licence": "MIT", "url": "https://example.org/last.ckpt"}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vqclip import cores
+from vqclip.run import cores
 
 
 @pytest.fixture(autouse=True)

@@ -11,9 +11,9 @@ from kornia.geometry.transform import crop_and_resize, warp_perspective
 from torch import Tensor
 from torch.nn import functional as F
 
-from vqclip.augment import AUGMENTATIONS
-from vqclip.crops import Cropper, CropPlan, sample, sampling_grid
 from vqclip.job import InputError
+from vqclip.loop.augment import AUGMENTATIONS
+from vqclip.loop.crops import Cropper, CropPlan, sample, sampling_grid
 
 
 def rng(seed: int = 0) -> torch.Generator:

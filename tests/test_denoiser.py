@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from vqclip.generators.denoiser import SHIFT, Denoiser, build, guess, make_network, mixture
 from vqclip.job import WeightsError
-from vqclip.models.denoiser import SHIFT, Denoiser, build, guess, make_network, mixture
 
 SHAPE: dict[str, Any] = {"channels": 8, "width": 32, "multipliers": (1, 1), "groups": 4}
 CPU = torch.device("cpu")

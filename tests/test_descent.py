@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vqclip.backends.vqgan import OPTIMIZERS
-from vqclip.descent import Normalised, counted_in
+from vqclip.backends.vqgan.backend import OPTIMIZERS
+from vqclip.loop.descent import Normalised, counted_in
 
 
 def test_a_step_is_as_long_as_the_rate_and_follows_the_gradient() -> None:

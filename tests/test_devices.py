@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vqclip.devices import gathered, in_one_copy, sample_at, seeded
+from vqclip.loop.devices import gathered, in_one_copy, sample_at, seeded
 
 CPU = torch.device("cpu")
 
@@ -39,7 +39,7 @@ def test_looked_up_pixels_are_grid_samples(padding: str, mode: str, corners: boo
 def test_devices_without_the_gradient_look_up(monkeypatch: pytest.MonkeyPatch) -> None:
     image, grid = torch.rand(1, 3, 8, 8), torch.rand(2, 4, 4, 2)
     expected = sample_at(image, grid, "bilinear", "border", align_corners=False)
-    monkeypatch.setattr("vqclip.devices.WITHOUT_GRID_SAMPLE", {"cpu"})
+    monkeypatch.setattr("vqclip.loop.devices.WITHOUT_GRID_SAMPLE", {"cpu"})
     monkeypatch.setattr(F, "grid_sample", None)
     assert torch.allclose(sample_at(image, grid, "bilinear", "border", align_corners=False), expected, atol=1e-6)
 

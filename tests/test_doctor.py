@@ -15,12 +15,14 @@ import torch
 from huggingface_hub import constants
 from tiny_kandinsky import tiny_prior
 
-from vqclip import cli, cli_doctor, doctor
-from vqclip.backends import kandinsky_files
-from vqclip.doctor import Check
+from vqclip.backends.kandinsky import files as kandinsky_files
+from vqclip.cli import doctor as cli_doctor
+from vqclip.cli import main as cli
 from vqclip.job import InputError, ResourceError, WeightsError
-from vqclip.models import catalogue, store
-from vqclip.rehearsal import Rehearsal
+from vqclip.run import doctor
+from vqclip.run.doctor import Check
+from vqclip.run.rehearsal import Rehearsal
+from vqclip.weights import catalogue, store
 
 ROOT = Path(__file__).parent.parent
 NAMES = [
@@ -183,7 +185,7 @@ def test_an_accelerator_that_cannot_compute_is_found(
             raise RuntimeError("CUDA error: no kernel image is available for execution on the device")
         return torch.full(shape, (total / 512) ** 0.5)
 
-    monkeypatch.setattr("vqclip.assemble.pick_device", lambda _wanted: torch.device("cuda"))
+    monkeypatch.setattr("vqclip.run.assemble.pick_device", lambda _wanted: torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _device: "A Card")
     monkeypatch.setattr(torch, "ones", ones)
     with pytest.raises(InputError, match=rf"cuda \(A Card\).*{said}.*device=cpu does without"):
@@ -191,10 +193,10 @@ def test_an_accelerator_that_cannot_compute_is_found(
 
 
 def test_too_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vqclip.memory.available", lambda _device: 300_000_000)
+    monkeypatch.setattr("vqclip.run.memory.available", lambda _device: 300_000_000)
     with pytest.raises(ResourceError, match=r"0.3 GB free in RAM; the starter models take 1.0 GB"):
         doctor.memory()
-    monkeypatch.setattr("vqclip.memory.available", lambda _device: None)
+    monkeypatch.setattr("vqclip.run.memory.available", lambda _device: None)
     assert doctor.memory() == "this system does not say how much is free"
 
 
@@ -254,7 +256,7 @@ def test_what_of_the_big_pipelines_is_here(place: Path, monkeypatch: pytest.Monk
 
 
 def test_a_starter_run_that_fails_leaves_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vqclip.compare.judge.Judge.judge", fails(InputError("no picture")))
+    monkeypatch.setattr("vqclip.judge.judge.Judge.judge", fails(InputError("no picture")))
     with pytest.raises(InputError, match="no picture"):  # and the fixture looks at the folders
         doctor.starter()
 

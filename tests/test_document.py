@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vqclip.document import MAX_BYTES, MAX_NODES, Node, clean, flow, from_json, parse, plain, read, scalar, show
+from vqclip.config.document import MAX_BYTES, MAX_NODES, Node, clean, flow, from_json, parse, plain, read, scalar, show
 from vqclip.job import InputError, Prompt
 
 SOAK = int(os.environ.get("VQCLIP_SOAK", "1"))
@@ -124,7 +124,7 @@ def test_both_yaml_loaders_refuse_and_read_the_same(monkeypatch: pytest.MonkeyPa
         return found
 
     with_libyaml = outcomes()
-    monkeypatch.setattr("vqclip.document._LOADER", yaml.SafeLoader)
+    monkeypatch.setattr("vqclip.config.document._LOADER", yaml.SafeLoader)
     assert outcomes() == with_libyaml
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vqclip.config import from_mapping
 from vqclip.job import Job, Prompt, Step
-from vqclip.run import Studio, open_studio
+from vqclip.run.picture import Models, load_models
 
 SEEDS = 10 * int(os.environ.get("VQCLIP_SOAK", "1"))
 STEPS = 20
@@ -29,16 +29,16 @@ def share(image: Tensor, colour: str) -> float:
 
 
 @pytest.fixture(scope="module")
-def studio() -> Studio:
+def models() -> Models:
     recipe = {"include": "heart", "judge": None, "tries": 1}  # the size is the job's own, 128 px
-    return open_studio(from_mapping(recipe, source="test"))
+    return load_models(from_mapping(recipe, source="test"))
 
 
-def ends(studio: Studio, seed: int, **sections: str) -> tuple[Tensor, Tensor]:
+def ends(models: Models, seed: int, **sections: str) -> tuple[Tensor, Tensor]:
     """First and last picture of a short run with one prompt per named section."""
     prompts = {section: (Prompt(text),) for section, text in sections.items()}
     seen: list[Step] = []
-    studio.backend.generate(Job(**prompts, steps=STEPS, seed=seed), seen.append)
+    models.backend.generate(Job(**prompts, steps=STEPS, seed=seed), seen.append)
     return seen[0].image, seen[-1].image
 
 
@@ -46,20 +46,20 @@ def wins(better: Callable[[int], bool]) -> int:
     return sum(better(seed) for seed in range(SEEDS))
 
 
-def test_including_a_colour_raises_its_share(studio: Studio) -> None:
+def test_including_a_colour_raises_its_share(models: Models) -> None:
     def bluer(seed: int) -> bool:
-        first, last = ends(studio, seed, include="blue heart")
+        first, last = ends(models, seed, include="blue heart")
         return share(last, "blue") > share(first, "blue")
 
     assert wins(bluer) >= 0.9 * SEEDS
 
 
-def test_excluding_a_colour_lowers_its_share(studio: Studio) -> None:
+def test_excluding_a_colour_lowers_its_share(models: Models) -> None:
     """With one try and 20 steps three of ten seeds come without any yellow: nothing is there to push out."""
     pairs = []
     for seed in range(SEEDS):
-        _, without = ends(studio, seed, include="yellow star")
-        _, excluded = ends(studio, seed, include="yellow star", exclude="yellow")
+        _, without = ends(models, seed, include="yellow star")
+        _, excluded = ends(models, seed, include="yellow star", exclude="yellow")
         pairs.append((share(without, "yellow"), share(excluded, "yellow")))
     plain = [pair for pair in pairs if pair[0] > 0.05]
     assert len(plain) >= 0.6 * SEEDS
@@ -67,16 +67,16 @@ def test_excluding_a_colour_lowers_its_share(studio: Studio) -> None:
     assert sum(after for _, after in pairs) < sum(before for before, _ in pairs) / 2
 
 
-def test_an_extra_adds_what_it_names(studio: Studio) -> None:
+def test_an_extra_adds_what_it_names(models: Models) -> None:
     def greener(seed: int) -> bool:
-        _, without = ends(studio, seed, include="heart")
-        _, with_extra = ends(studio, seed, include="heart", extras="a green background")
+        _, without = ends(models, seed, include="heart")
+        _, with_extra = ends(models, seed, include="heart", extras="a green background")
         return share(with_extra, "green") > share(without, "green")
 
     assert wins(greener) >= 0.9 * SEEDS
 
 
-def test_pictures_are_finite_and_differ_from_their_start(studio: Studio) -> None:
-    first, last = ends(studio, 0, include="blue heart")
+def test_pictures_are_finite_and_differ_from_their_start(models: Models) -> None:
+    first, last = ends(models, 0, include="blue heart")
     assert bool(torch.isfinite(last).all())
     assert float((first - last).abs().mean()) > 0.02

@@ -10,8 +10,8 @@ import pytest
 
 from vqclip import config as configs
 from vqclip.config import load
-from vqclip.effects import RULES, RUN_RULES, notices
-from vqclip.schema import leaves
+from vqclip.config.effects import RULES, RUN_RULES, notices
+from vqclip.config.schema import leaves
 
 
 def said(*overrides: str) -> list[str]:

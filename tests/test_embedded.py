@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 from report_folders import FILM, write_run
 
-from vqclip.compare.embedded import Allowance, film, inside, picture, poster, spread, strip
 from vqclip.job import InputError
+from vqclip.report.embedded import Allowance, film, inside, picture, poster, spread, strip
 
 MUCH = 1 << 20
 

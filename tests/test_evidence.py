@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from report_folders import metrics
 
-from vqclip.compare import evidence
-from vqclip.compare.evidence import Facts
 from vqclip.job import InputError
+from vqclip.report import evidence
+from vqclip.report.evidence import Facts
 
 
 def write(folder: Path, text: str) -> Path:

@@ -14,13 +14,13 @@ import torch
 from PIL import Image
 
 import vqclip
-from vqclip import cores, exact
-from vqclip import run as runs
-from vqclip.backends.vqgan import VQGANBackend
+from vqclip.backends.vqgan.backend import VQGANBackend
+from vqclip.cli.progress import Quiet
 from vqclip.config import load
 from vqclip.job import InputError, Job
-from vqclip.models import clip
-from vqclip.progress import Quiet
+from vqclip.perceptors import clip
+from vqclip.run import cores, exact
+from vqclip.run import picture as runs
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
@@ -217,7 +217,7 @@ class Recorded(Quiet):
 
 def test_the_command_line_sets_what_cuda_reads_when_torch_loads(tmp_path: Path) -> None:
     script = (
-        "import os, sys; from vqclip import cli; code = cli.main(['--version']); "
+        "import os, sys; from vqclip.cli import main as cli; code = cli.main(['--version']); "
         "print(code, 'torch' in sys.modules, os.environ['CUBLAS_WORKSPACE_CONFIG'])"
     )
     for given, expected in ((None, ":4096:8"), (":16:8", ":16:8")):

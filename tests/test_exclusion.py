@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from vqclip.backends.exclusion import GONE, THERE, away, colours_in, roles
+from vqclip.backends.vqgan.exclusion import GONE, THERE, away, colours_in, roles
 from vqclip.grammar import COLOURS
-from vqclip.models.clip import ClipPerceptor
+from vqclip.perceptors.clip import ClipPerceptor
 from vqclip.starter import concepts
 
 

@@ -29,7 +29,7 @@ from file_server import (
 )
 
 from vqclip.job import WeightsError
-from vqclip.models import fetch
+from vqclip.weights import fetch
 
 
 @pytest.fixture

@@ -10,12 +10,11 @@ import pytest
 
 import vqclip
 from vqclip import config as configs
-from vqclip import contest, forecasts, preflight
-from vqclip.assemble import open_studio
-from vqclip.cli import main
+from vqclip.cli.main import main
+from vqclip.cli.progress import Quiet
 from vqclip.job import ResourceError
-from vqclip.makers import job_of
-from vqclip.progress import Quiet
+from vqclip.run import comparison, forecasts, preflight
+from vqclip.run.assemble import job_of, load_models
 
 
 @pytest.fixture
@@ -35,15 +34,15 @@ def _nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine without memory, for runs alone: weights find room."""
-    monkeypatch.setattr("vqclip.preflight_denoising.available", lambda _device: 0)
+    monkeypatch.setattr("vqclip.run.preflight_denoising.available", lambda _device: 0)
     monkeypatch.setattr(preflight, "available", lambda _device: 0)
-    monkeypatch.setattr("vqclip.makers.check_files", lambda *_, **__: None)
-    monkeypatch.setattr("vqclip.makers_diffusion.check_files", lambda *_, **__: None)
+    monkeypatch.setattr("vqclip.run.assemble.check_files", lambda *_, **__: None)
+    monkeypatch.setattr("vqclip.run.assemble.check_files", lambda *_, **__: None)
 
 
 def found(settings: dict[str, Any], **changes: Any) -> list[preflight.Forecast]:
     config = configs.from_mapping(settings | changes, source="test")
-    return forecasts.forecasts(open_studio(config), job_of(config))
+    return forecasts.forecasts(load_models(config), job_of(config))
 
 
 def test_each_backend_of_a_chain_has_its_own(settings: dict[str, Any]) -> None:
@@ -100,23 +99,23 @@ def test_a_cell_that_cannot_fit_is_a_failure_of_its_own(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Of two variants the larger one is refused before its picture is begun."""
-    real = contest.forecasts
+    real = comparison.forecasts
 
-    def large(studio: Any, job: Any, **named: Any) -> Any:
+    def large(models: Any, job: Any, **named: Any) -> Any:
         if job.size[0] > 64:
             monkeypatch.setattr(preflight, "available", lambda _device: 0)
         try:
-            return real(studio, job, **named)
+            return real(models, job, **named)
         finally:
             monkeypatch.setattr(preflight, "available", lambda _device: 10**12)
 
-    monkeypatch.setattr(contest, "forecasts", large)
+    monkeypatch.setattr(comparison, "forecasts", large)
     variants = [{"backend": "vqgan", "name": "large", "set": ["size=128,64"]}, {"backend": "vqgan", "name": "small"}]
     values = settings | {"variants": variants, "prompts": ["apple", "heart"], "outputs": str(tmp_path), "name": "two"}
     del values["include"]
     said = StringIO()
     loaded = configs.Loaded(configs.from_mapping(values, source="test"), "", {})
-    outcome = contest.compare(loaded, Quiet(StringIO(), said))
+    outcome = comparison.compare(loaded, Quiet(StringIO(), said))
     assert isinstance(outcome.fault, ResourceError)
     assert (outcome.done, outcome.count) == (2, 4)
     assert said.getvalue().count("small: about") == 1

@@ -17,10 +17,10 @@ from clip.model import CLIP
 from PIL import Image
 from torch import Tensor, nn
 
-from vqclip.models import clip, vqgan
-from vqclip.models.weights import Weights
-from vqclip.perceptors import perceptor
-from vqclip.place import Place
+from vqclip.generators import vqgan
+from vqclip.perceptors import clip
+from vqclip.run.assemble import Runtime, perceptor
+from vqclip.weights.load import Weights
 
 ROOT = Path(__file__).parent.parent
 IMAGENET_F16_16384 = vqgan.Architecture(128, (1, 1, 2, 2, 4), 2, (4,), 3, 3, 256, 16384, 256, gumbel=False)
@@ -87,8 +87,8 @@ def test_of_a_loaded_clip_one_image_tower_stays_and_nothing_of_its_file(dtype: t
     visual = sum(value.numel() for key, value in state.items() if key.startswith("visual."))
     others = sum(value.numel() for value in state.values()) - visual
     originals = [weakref.ref(value.untyped_storage()) for value in state.values() if value.dtype == torch.float16]
-    place = Place(torch.device("cpu"), dtype, "error", lambda _message: None)
-    eye = perceptor("ViT-B/32", Weights(Path("ViT-B-32.pt"), "", state), place)
+    runtime = Runtime(torch.device("cpu"), dtype, "error", lambda _message: None)
+    eye = perceptor("ViT-B/32", Weights(Path("ViT-B-32.pt"), "", state), runtime)
     assert isinstance(eye, clip.ClipPerceptor)
     assert held(eye) == pytest.approx(4 * others + dtype.itemsize * visual, rel=0.005)  # and masks
     del state

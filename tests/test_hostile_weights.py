@@ -14,7 +14,7 @@ from forge import entry, mapping, safetensors, storage, tensor, torch_zip
 from hostile import CALLS, CANARY, INNOCENT, LIMIT, SHELL, call, corpus
 
 from vqclip.job import WeightsError
-from vqclip.models import checkpoints
+from vqclip.weights import checkpoints
 
 ROOT = Path(__file__).parent.parent
 
@@ -22,7 +22,7 @@ READER = """
 import sys, time, json
 from pathlib import Path
 from vqclip.job import WeightsError
-from vqclip.models import checkpoints
+from vqclip.weights import checkpoints
 
 def peak():
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024

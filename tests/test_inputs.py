@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from vqclip import inputs
-from vqclip.assemble import open_studio
 from vqclip.config import Loaded, load
 from vqclip.job import InputError, WeightsError
+from vqclip.run import inputs
+from vqclip.run.assemble import load_models
 
 
 def look(loaded: Loaded) -> None:
@@ -72,10 +72,10 @@ def test_wrong_settings_are_refused_before_anything_is_loaded(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "c.yaml").write_text("include: a\n")
-    monkeypatch.setattr("vqclip.makers.load", None)  # a call would be a TypeError
+    monkeypatch.setattr("vqclip.run.assemble.load", None)  # a call would be a TypeError
     assert refusal(kind, None, "include=a", override).startswith(message)
     with pytest.raises(kind):
-        open_studio(load(None, ["include=a", "size=60,64", override]).config)
+        load_models(load(None, ["include=a", "size=60,64", override]).config)
 
 
 def test_the_stride_is_known_from_files_and_names(weight_files: dict[str, Path]) -> None:

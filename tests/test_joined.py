@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vqclip.backends.joined import as_one, texts
-from vqclip.backends.wishes import Guidance
+from vqclip.backends.vqgan.joined import as_one, texts
+from vqclip.backends.vqgan.terms import Guidance
 from vqclip.job import Job, Prompt, Reading
-from vqclip.losses import View
+from vqclip.loop.losses import View
 from vqclip.starter import concepts
 
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vqclip.assemble import judge_for
-from vqclip.compare.judge import Judge
-from vqclip.compare.rivals import rivals
 from vqclip.grammar import parse
 from vqclip.job import InputError, Job, Prompt, Reading
+from vqclip.judge.judge import Judge
+from vqclip.judge.rivals import rivals
+from vqclip.run.assemble import judge_for
 
 
 class Colours:

@@ -12,10 +12,10 @@ from diffusers import KandinskyV22Img2ImgPipeline, KandinskyV22PriorEmb2EmbPipel
 from tiny_kandinsky import silent, tiny_decoder, tiny_inpainter, tiny_prior, tiny_unet
 
 from vqclip import images
-from vqclip.backends import kandinsky
 from vqclip.backends.diffusion import Denoising
-from vqclip.backends.kandinsky import KandinskyBackend, _Place, _Worker
-from vqclip.backends.kandinsky_prior import Kandinsky, Memory, check_texts, question
+from vqclip.backends.kandinsky import backend as kandinsky
+from vqclip.backends.kandinsky.backend import KandinskyBackend, _Place, _Worker
+from vqclip.backends.kandinsky.prior import Kandinsky, Memory, check_texts, question
 from vqclip.job import InputError, Job, Prompt, Step, WeightsError
 
 CPU = torch.device("cpu")

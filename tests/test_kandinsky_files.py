@@ -16,11 +16,11 @@ from diffusers import KandinskyV22CombinedPipeline
 from safetensors.torch import load_file, save_file
 from tiny_kandinsky import silent, tiny_decoder, tiny_inpainter, tiny_prior
 
-from vqclip.backends import kandinsky_files
 from vqclip.backends.diffusion import Denoising
-from vqclip.backends.kandinsky import KandinskyBackend
-from vqclip.backends.kandinsky_files import HUB, Part, find, open_decoder, open_prior
-from vqclip.backends.kandinsky_prior import Kandinsky
+from vqclip.backends.kandinsky import files as kandinsky_files
+from vqclip.backends.kandinsky.backend import KandinskyBackend
+from vqclip.backends.kandinsky.files import HUB, Part, find, open_decoder, open_prior
+from vqclip.backends.kandinsky.prior import Kandinsky
 from vqclip.job import Job, Prompt, ResourceError, WeightsError
 
 FP32 = torch.float32

@@ -15,10 +15,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from vqclip.backends import kandinsky_starter as starter
-from vqclip.backends.kandinsky_starter_eyes import ImageEncoder, Tokenizer, image_processor, text_encoder
+from vqclip.backends.kandinsky import starter
+from vqclip.backends.kandinsky.starter import ImageEncoder, Tokenizer, image_processor, text_encoder
 from vqclip.job import InputError, Reading, WeightsError
-from vqclip.models import clip, convert, weights
+from vqclip.perceptors import clip
+from vqclip.weights import convert
+from vqclip.weights import load as weights
 
 WORDS = "a an red blue apple house on white background"
 IDS = sorted({i for word in WORDS.split() for i in clip.tokenizer.encode(word)} | set(clip.special_tokens()))

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from vqclip.document import parse, plain
+from vqclip.config.document import parse, plain
+from vqclip.config.layers import located, read_layer, read_override
+from vqclip.config.schema import Guide, Picture, Reference
 from vqclip.job import InputError, Prompt
-from vqclip.layers import located, read_layer, read_override
-from vqclip.schema import Guide, Picture, Reference
 
 
 def from_yaml(text: str) -> dict[str, Any]:

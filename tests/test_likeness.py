@@ -9,8 +9,8 @@ import torch
 from conftest import tiny_clip
 from safetensors.torch import save_file
 
-from vqclip.models.likeness import KEPT, alike, sketch, sketch_files
-from vqclip.models.weights import STARTER, load
+from vqclip.weights.likeness import KEPT, alike, sketch, sketch_files
+from vqclip.weights.load import STARTER, load
 
 State = dict[str, torch.Tensor]
 

@@ -9,8 +9,8 @@ import torch
 from kornia.color import rgb_to_hsv
 from torch import Tensor
 
-from vqclip.looks import NAMES, appear, look_of
-from vqclip.losses import View
+from vqclip.loop.looks import NAMES, appear, look_of
+from vqclip.loop.losses import View
 
 
 @pytest.mark.parametrize(

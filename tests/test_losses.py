@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vqclip import losses
-from vqclip.losses import View
+from vqclip.loop import losses
+from vqclip.loop.losses import View
 
 
 def unit(*shape: int, seed: int = 0) -> Tensor:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vqclip import memory
+from vqclip.run import memory
 
 CPU = torch.device("cpu")
 

@@ -21,7 +21,7 @@ from conftest import CPU, tiny_clip
 from torch.nn import functional as F
 
 from vqclip.job import InputError, WeightsError
-from vqclip.models import Perceptor, clip, open_clip
+from vqclip.perceptors import Perceptor, clip, open_clip
 
 ROOT = Path(__file__).parent.parent
 HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
@@ -136,7 +136,7 @@ def crops(count: int = 3) -> torch.Tensor:
 
 def test_importing_needs_no_package() -> None:
     code = (
-        "import sys; sys.modules['open_clip'] = sys.modules['timm'] = None; import vqclip.models.open_clip as m;"
+        "import sys; sys.modules['open_clip'] = sys.modules['timm'] = None; import vqclip.perceptors.open_clip as m;"
         "print(m.looks_like_open_clip({}), m.parse('open_clip:A:b').path)"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

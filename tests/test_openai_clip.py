@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from vqclip.models import openai_clip
+from vqclip.perceptors import openai_clip
 
 ROOT = Path(__file__).parent.parent
 HEAVY = {
@@ -33,7 +33,7 @@ def test_a_run_of_the_starter_models_imports_nothing_heavy(tmp_path: Path) -> No
     settings = ["include=a red apple", "size=64,64", "steps=2", "tries=1", "threads=1", f"outputs={tmp_path}"]
     script = f"""
 import sys
-from vqclip.cli import main
+from vqclip.cli.main import main
 assert main(["run", *sys.argv[1:], "--quiet"]) == 0
 print("imported:", *sorted({HEAVY!r} & set(sys.modules)))
 """
@@ -46,13 +46,14 @@ def test_the_modules_are_the_installed_ones_whatever_lies_in_the_current_folder(
     (tmp_path / "clip").mkdir()
     (tmp_path / "clip" / "__init__.py").write_text("raise SystemExit('not this one')")
     (tmp_path / "clip" / "model.py").write_text("raise SystemExit('not this one either')")
-    script = "from vqclip.models.openai_clip import CLIP; import inspect; print(inspect.getsourcefile(CLIP.forward))"
+    script = "import inspect; from vqclip.perceptors.openai_clip import CLIP; "
+    script += "print(inspect.getsourcefile(CLIP.forward))"
     assert Path(python(script, folder=tmp_path).strip()) == openai_clip.locate("clip.model")
 
 
 def test_a_later_import_of_the_package_is_whole() -> None:
     script = """
-from vqclip.models import openai_clip
+from vqclip.perceptors import openai_clip
 import clip, clip.model
 print(clip.model.CLIP.__name__, clip.tokenize(["x"]).shape[1], clip.simple_tokenizer.SimpleTokenizer.__name__)
 """
@@ -62,7 +63,7 @@ print(clip.model.CLIP.__name__, clip.tokenize(["x"]).shape[1], clip.simple_token
 def test_a_package_that_is_there_already_is_used() -> None:
     script = """
 import clip.model
-from vqclip.models import clip as ours, openai_clip
+from vqclip.perceptors import clip as ours, openai_clip
 print(openai_clip.CLIP is clip.model.CLIP, openai_clip.SimpleTokenizer is clip.simple_tokenizer.SimpleTokenizer)
 """
     assert python(script).split() == ["True", "True"]

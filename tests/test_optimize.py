@@ -9,13 +9,13 @@ import torch
 from conftest import crop_spec
 from torch import Tensor
 
-from vqclip import losses
-from vqclip.crops import Cropper
+from vqclip.generators.vqgan import VQGAN
 from vqclip.job import Step
-from vqclip.losses import Losses
-from vqclip.models.clip import ClipPerceptor
-from vqclip.models.vqgan import VQGAN
-from vqclip.optimize import optimize
+from vqclip.loop import losses
+from vqclip.loop.crops import Cropper
+from vqclip.loop.losses import Losses
+from vqclip.loop.optimize import optimize
+from vqclip.perceptors.clip import ClipPerceptor
 
 SIZE = (32, 32)
 
@@ -173,7 +173,7 @@ def test_tidy_sees_every_updated_latent_and_has_the_last_word(generator: VQGAN, 
         shares.append(progress)
         return torch.zeros_like(latent)
 
-    seen = list(loop(generator, guide, include(guide), steps=4, tidy=grey))
+    seen = list(loop(generator, guide, include(guide), steps=4, denoise=grey))
     assert shares == [0.25, 0.5, 0.75, 1.0]
     flat = generator.decode(torch.zeros(1, 32, 8, 8))[0]
     assert torch.equal(seen[-1].image, flat)

@@ -11,8 +11,8 @@ from conftest import crop_spec
 from torch import Tensor
 from torch.nn import functional as F
 
-from vqclip.crops import Cropper
-from vqclip.padded import Windows, cut_windows, draw_windows
+from vqclip.loop.crops import Cropper
+from vqclip.loop.padded import Windows, cut_windows, draw_windows
 
 SIZES = [(64, 64), (96, 40), (40, 96), (16, 16), (17, 33), (128, 16), (50, 51)]  # width, height
 

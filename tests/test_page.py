@@ -17,9 +17,9 @@ import pytest
 from payloads import PAYLOADS
 from report_folders import cell, estimate, metrics, pair, report, run_facts, write_comparison, write_run
 
-from vqclip.compare import page
-from vqclip.compare.page import write_comparison_page, write_run_page
 from vqclip.job import InputError
+from vqclip.report import page
+from vqclip.report.page import write_comparison_page, write_run_page
 
 VOID = {"meta", "link", "img", "input", "br", "path", "circle"}
 HANDLERS = re.compile(r"on\w+|style|srcset|srcdoc|formaction|action|background|xlink:href", re.IGNORECASE)

@@ -15,7 +15,8 @@ from test_full_size import VIT_B_32, random_state
 from torch import Tensor
 from torch.nn import functional as F
 
-from vqclip.models import clip, vqgan
+from vqclip.generators import vqgan
+from vqclip.perceptors import clip
 
 LAYOUTS = {
     "imagenet f16 16384": vqgan.Architecture(128, (1, 1, 2, 2, 4), 2, (4,), 3, 3, 256, 16384, 256, gumbel=False),

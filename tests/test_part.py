@@ -26,7 +26,7 @@ from file_server import (
 )
 
 from vqclip.job import ResourceError
-from vqclip.models.part import RESERVE
+from vqclip.weights.part import RESERVE
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_a_full_disk_is_noticed_when_the_server_names_the_size(
 def test_a_disk_that_fills_up_ends_it_with_the_part_kept(
     server: Server, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vqclip.models import part
+    from vqclip.weights import part
 
     class Full(part.FileIO):
         def write(self, data: Any, /) -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vqclip.paths import is_path, resolve
+from vqclip.config.paths import is_path, resolve
 
 
 @pytest.mark.parametrize(

@@ -15,14 +15,14 @@ import torch
 from conftest import crop_spec
 from torch import Tensor
 
-from vqclip import preflight as module
-from vqclip.backends.vqgan import Recipe, VQGANBackend
-from vqclip.crops import CropSpec
+from vqclip.backends.vqgan.backend import Recipe, VQGANBackend
+from vqclip.generators.vqgan import VQGAN
 from vqclip.job import Job, Prompt, ResourceError
-from vqclip.models import Perceptor
-from vqclip.models.clip import ClipPerceptor
-from vqclip.models.vqgan import VQGAN
-from vqclip.preflight import Forecast, check_files, preflight
+from vqclip.loop.crops import CropSpec
+from vqclip.perceptors import Perceptor
+from vqclip.perceptors.clip import ClipPerceptor
+from vqclip.run import preflight as module
+from vqclip.run.preflight import Forecast, check_files, preflight
 
 ROOT = Path(__file__).parent.parent
 
@@ -214,12 +214,12 @@ def test_the_forecast_is_near_the_truth() -> None:
 import torch
 from conftest import CPU, crop_spec, tiny_clip, tiny_vqgan_state
 from dataclasses import replace
-from test_backend_vqgan import RECIPE
-from vqclip import memory
-from vqclip.backends.vqgan import VQGANBackend
+from test_vqgan_backend import RECIPE
+from vqclip.run import memory
+from vqclip.backends.vqgan.backend import VQGANBackend
 from vqclip.job import Job, Prompt
-from vqclip.models import clip, vqgan
-from vqclip.preflight import preflight
+from vqclip.perceptors import clip; from vqclip.generators import vqgan
+from vqclip.run.preflight import preflight
 torch.set_num_threads(1)
 generator = vqgan.VQGAN(vqgan.build(tiny_vqgan_state()), device=CPU)
 guide = clip.ClipPerceptor(clip.build(tiny_clip(1).state_dict()), device=CPU)

@@ -14,14 +14,14 @@ import tiny_stable_diffusion as tiny_sd
 import torch
 from tiny_kandinsky import tiny_decoder, tiny_prior
 
-from vqclip import preflight_denoising as module
 from vqclip.backends.diffusion import Denoising
-from vqclip.backends.kandinsky import KandinskyBackend
-from vqclip.backends.kandinsky_prior import Kandinsky
+from vqclip.backends.kandinsky.backend import KandinskyBackend
+from vqclip.backends.kandinsky.prior import Kandinsky
 from vqclip.backends.pieces import Pieces
-from vqclip.backends.stable_diffusion import StableDiffusionBackend
+from vqclip.backends.stable_diffusion.backend import StableDiffusionBackend
 from vqclip.job import Job, Prompt, ResourceError
-from vqclip.preflight_denoising import preflight_denoising
+from vqclip.run import preflight_denoising as module
+from vqclip.run.preflight_denoising import preflight_denoising
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
@@ -129,8 +129,8 @@ def test_the_forecast_is_near_the_truth() -> None:
 import torch
 from dataclasses import replace
 from test_preflight_denoising import CPU, JOB, backends
-from vqclip import memory
-from vqclip.preflight_denoising import preflight_denoising
+from vqclip.run import memory
+from vqclip.run.preflight_denoising import preflight_denoising
 torch.set_num_threads(1)
 job, backend = replace(JOB, size=(768, 768)), backends()["stable-diffusion"]
 backend.generate(replace(JOB, size=(64, 64)), lambda step: None)

@@ -16,13 +16,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from vqclip.backends import vqgan as backend
+from vqclip.backends.vqgan import backend
 from vqclip.config import load
-from vqclip.crops import Cropper, CropPlan, CropSpec
+from vqclip.generators import vqgan
 from vqclip.job import Job
-from vqclip.makers import job_of, make
-from vqclip.models import vqgan
-from vqclip.place import Place
+from vqclip.loop.crops import Cropper, CropPlan, CropSpec
+from vqclip.run.assemble import Runtime, job_of, make
 
 STEPS = 4
 TEXTS = {"include": "a red apple", "exclude": ["text", "a face"], "extras": "oil painting"}
@@ -65,7 +64,7 @@ def course_of_the_preset(
     models = [f"generator={files['generator']}", f'guides=["{files["guide"]}"]', 'exclude=["text", "a face"]']
     config = load(None, ["preset=seed", *texts, *models, *settings]).config
     job = job_of(config)
-    made = make(config, Place(CPU, torch.float64, "error", pytest.fail), [])
+    made = make(config, Runtime(CPU, torch.float64, "error", pytest.fail), [])
     for step in made.backend.steps(job):  # type: ignore[attr-defined]
         assert list(step.terms) == ["include: a red apple", "exclude: text, a face"]
         seen.terms.append([float(value) for value in step.terms.values()])

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from vqclip.cli.progress import Json, Plain, Preview, Quiet, Rich, choose
 from vqclip.job import Job, Prompt, Result, Step, Verdict
-from vqclip.progress import Json, Plain, Preview, Quiet, Rich, choose
 
 NASTY = "red\x1b[2J [bold]apple[/bold]\n\u202e"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vqclip.models.quantize import clamp_with_grad, deviation, look_up, nearest_codes, straight_through
+from vqclip.generators.quantize import clamp_with_grad, deviation, look_up, nearest_codes, straight_through
 
 
 def test_codes_are_the_float64_argmin_everywhere() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from training.captions import STYLE_WORDS, Meaning, say
 from vqclip.job import Job, Prompt, Reading
-from vqclip.models import clip
+from vqclip.perceptors import clip
 from vqclip.starter import concepts
 from vqclip.starter.reading import Reader, notices
 from vqclip.starter.words import EMPTY, Table, table, vocabulary
@@ -119,7 +119,7 @@ def test_everything_in_the_table_is_read_as_something_known() -> None:
         ("dark blue heart", "blue heart"),
         ("the cat's umbrella", "cat umbrella"),
         ("the dog's house", ""),
-        ("a heart, on a plain white studio background", "a heart on a white background"),
+        ("a heart, on a plain white models background", "a heart on a white background"),
         ("\U0001f499 heart", "blue heart"),
         ("mice", "mouse"),
         ("a, red; apple... on, a (white) background", "a red apple on a white background"),

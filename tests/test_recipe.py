@@ -16,11 +16,12 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 import vqclip
-from vqclip import cli, cores, exact
 from vqclip import config as configs
-from vqclip import recipe as recipes
+from vqclip.cli import main as cli
 from vqclip.job import InputError, Job, Prompt
 from vqclip.record import metadata
+from vqclip.run import cores, exact
+from vqclip.run import recipe as recipes
 
 FACTS = {"device": "cuda:1", "precision": "bfloat16"}
 WATCHED: list[tuple[str, str]] | None = None  # (event, what it is about), while a test listens

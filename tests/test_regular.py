@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from vqclip.models import regular
+from vqclip.weights import regular
 
 
 def test_files_are_read_and_links_followed(tmp_path: Path) -> None:

@@ -17,10 +17,13 @@ import torch
 from file_server import Behaviour, Server, only_this_machine, serve, sha256, status
 from test_full_size import VIT_B_32
 
-from vqclip import cli, doctor, rehearsal
-from vqclip.models import catalogue, clip, store, vqgan
-from vqclip.models.catalogue import Entry
-from vqclip.rehearsal import CLIP, KNOWN, VQGAN
+from vqclip.cli import main as cli
+from vqclip.generators import vqgan
+from vqclip.perceptors import clip
+from vqclip.run import doctor, rehearsal
+from vqclip.run.rehearsal import CLIP, KNOWN, VQGAN
+from vqclip.weights import catalogue, store
+from vqclip.weights.catalogue import Entry
 
 SIZES = ["tiny", "full"] if int(os.environ.get("VQCLIP_SOAK", "1")) > 1 else ["tiny"]
 NAMES = [
@@ -166,7 +169,7 @@ def test_a_clip_that_cannot_be_fetched_stops_what_needs_it_and_no_more(
         "other bytes": serve(data[:-1] + bytes([data[-1] ^ 1])), "cut": serve(data, stop_at=1000), "gone": status(404),
     }  # fmt: skip
     monkeypatch.setattr("time.sleep", lambda _seconds: None)
-    monkeypatch.setattr("vqclip.models.fetch._LONGEST_WAIT", 0.0)
+    monkeypatch.setattr("vqclip.weights.fetch._LONGEST_WAIT", 0.0)
     publish(monkeypatch, server, good, clip=(answers[behaviour],))
     lines = rehearse(capsys, code=3)
     assert bad(lines) == ["CLIP file", "CLIP shape", "CLIP captions", "steps"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from vqclip.compare.rivals import BOTH, WORD, grounded, rivals
 from vqclip.grammar import COLOURS, parse, plural
+from vqclip.judge.rivals import BOTH, WORD, grounded, rivals
 from vqclip.starter import concepts
 
 WHOLE = "a red apple on a white background"

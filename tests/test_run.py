@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 
 from vqclip import config as configs
-from vqclip import run as runs
-from vqclip.backends.vqgan import VQGANBackend
+from vqclip.backends.vqgan.backend import VQGANBackend
 from vqclip.job import InputError, Job, Result, Step, WeightsError
+from vqclip.run import picture as runs
 
 ROOT = Path(__file__).parent.parent
 NAMED = ("generator=", "guides=", "judge=", "outputs=")  # what a picture may not choose

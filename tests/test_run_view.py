@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from report_folders import prompt, run_facts, write_run
 
-from vqclip.compare.evidence import Curves, Facts, Point
-from vqclip.compare.run_view import RunView, asked, panels, view
 from vqclip.job import InputError
+from vqclip.report.evidence import Curves, Facts, Point
+from vqclip.report.run_view import RunView, asked, panels, view
 
 
 def look(folder: Path, **changes: Any) -> RunView:

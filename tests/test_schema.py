@@ -8,13 +8,13 @@ import math
 from importlib import resources
 from pathlib import Path
 
-from vqclip.augment import AUGMENTATIONS as KORNIA
-from vqclip.crops import CropSpec
-from vqclip.document import plain
-from vqclip.layers import read_layer
-from vqclip.losses import DISTANCES
-from vqclip.models.vqgan import VQGAN
-from vqclip.schema import AUGMENTATIONS, Config, Crops, Key, Latent, Losses, keys, leaves
+from vqclip.config.document import plain
+from vqclip.config.layers import read_layer
+from vqclip.config.schema import AUGMENTATIONS, Config, Crops, Key, Latent, Losses, keys, leaves
+from vqclip.generators.vqgan import VQGAN
+from vqclip.loop.augment import AUGMENTATIONS as KORNIA
+from vqclip.loop.crops import CropSpec
+from vqclip.loop.losses import DISTANCES
 
 
 def test_every_leaf_has_a_doc_line_and_numbers_have_limits() -> None:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vqclip.compare.judge import Judge
-from vqclip.compare.scores import (
+from vqclip.job import Reading, Verdict
+from vqclip.judge.judge import Judge
+from vqclip.judge.scores import (
     LOWER_WINS,
     METRICS,
     OF_THE_JUDGE,
@@ -24,7 +25,6 @@ from vqclip.compare.scores import (
     picture_scores,
     structural_diversity,
 )
-from vqclip.job import Reading, Verdict
 
 WEIGHTS = np.array([0.0448, 0.2856, 0.3001, 0.2363, 0.1333])
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from vqclip.job import InputError
-from vqclip.session import Session, nested
+from vqclip.run.session import Session, nested
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,11 @@ from finished_runs import flat, job, make_run, verdict
 from PIL import Image
 
 from vqclip import images
-from vqclip.compare import sheet
 from vqclip.compare.cells import Cell, place
-from vqclip.compare.sheet import contact_sheet, write_sheet
 from vqclip.compare.summary import summarise
 from vqclip.job import InputError
+from vqclip.report import sheet
+from vqclip.report.sheet import contact_sheet, write_sheet
 
 COLOURS = {("a", 0): (1.0, 0.0, 0.0), ("a", 1): (0.0, 1.0, 0.0), ("b", 0): (0.0, 0.0, 1.0), ("b", 1): (1.0, 0.0, 1.0)}
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vqclip.shorthand import Part, is_bracketed, is_literal, split
+from vqclip.config.shorthand import Part, is_bracketed, is_literal, split
 
 
 @pytest.mark.parametrize(

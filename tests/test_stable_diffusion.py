@@ -13,8 +13,8 @@ from diffusers.utils import logging as diffusers_logging
 from torch import Tensor
 
 from vqclip.backends.diffusion import SCHEDULERS, Denoising, make_scheduler
-from vqclip.backends.stable_diffusion import DEFAULTS, StableDiffusionBackend
-from vqclip.backends.stable_diffusion_files import Models
+from vqclip.backends.stable_diffusion.backend import DEFAULTS, StableDiffusionBackend
+from vqclip.backends.stable_diffusion.files import Models
 from vqclip.job import InputError, Job, Prompt, Result, Step
 
 CPU = torch.device("cpu")

@@ -25,10 +25,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from vqclip.backends import stable_diffusion_files as files
-from vqclip.backends.stable_diffusion_layout import Layout, vocabulary, write
+from vqclip.backends.stable_diffusion import files
+from vqclip.backends.stable_diffusion.layout import Layout, vocabulary, write
 from vqclip.job import ResourceError, WeightsError
-from vqclip.models import checkpoints, store, weights
+from vqclip.weights import checkpoints, store
+from vqclip.weights import load as weights
 
 NETWORKS = ("unet", "vae", "text_encoder")
 UNET = "model.diffusion_model."

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from vqclip.compare.statistics import FEWEST, Key, duel, estimate, wilson
+from vqclip.judge.statistics import FEWEST, Key, duel, estimate, wilson
 
 
 def of(*prompts: list[float]) -> dict[Key, float]:

@@ -13,8 +13,8 @@ import pytest
 from file_server import Server, only_this_machine, serve, sha256, status, weights_like
 
 from vqclip.job import ResourceError, WeightsError
-from vqclip.models import store
-from vqclip.models.catalogue import Entry, Kind
+from vqclip.weights import store
+from vqclip.weights.catalogue import Entry, Kind
 
 DATA = weights_like(2**21)
 OTHER = weights_like(2**21, seed=1)

@@ -17,11 +17,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vqclip.compare.cells import Cell, adopt, place
-from vqclip.compare.judge import Judge
-from vqclip.compare.scores import METRICS
 from vqclip.compare.summary import read_run, summarise, write_report
 from vqclip.compare.variants import group
 from vqclip.job import InputError, Job, Prompt, Reading
+from vqclip.judge.judge import Judge
+from vqclip.judge.scores import METRICS
 
 OTHER = "99" * 32
 

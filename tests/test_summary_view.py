@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from report_folders import estimate, pair, report
 
-from vqclip.compare import summary_view
-from vqclip.compare.evidence import Facts
-from vqclip.compare.scores import METRICS
-from vqclip.compare.summary_view import SHOWN, Row
 from vqclip.job import InputError
+from vqclip.judge.scores import METRICS
+from vqclip.report import summary_view
+from vqclip.report.evidence import Facts
+from vqclip.report.summary_view import SHOWN, Row
 
 
 def rows(count: int, **changes: Any) -> dict[str, Row]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from vqclip.models.vqgan import VQGAN
-from vqclip.tally import Growth, Trace, Turn, trace
+from vqclip.generators.vqgan import VQGAN
+from vqclip.run.tally import Growth, Trace, Turn, trace
 
 MEGA = 1 << 20
 

@@ -7,8 +7,8 @@ import re
 import pytest
 import torch
 
+from vqclip.cli.terminal import half_blocks, terms_line, verdict_line
 from vqclip.job import Verdict
-from vqclip.terminal import half_blocks, terms_line, verdict_line
 
 CELL = re.compile(r"\x1b\[38;2;(\d+);(\d+);(\d+);48;2;(\d+);(\d+);(\d+)m▀")
 

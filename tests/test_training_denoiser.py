@@ -19,9 +19,9 @@ from training.denoiser_data import DRAWN, Sketches, draw_codes
 from training.export import describe_styles
 from training.recipes import DENOISER, JUDGE_STYLES
 from training.views import make_bank
-from vqclip.models import weights
-from vqclip.models.denoiser import Denoiser, build
-from vqclip.models.vqgan import Architecture, VQModel
+from vqclip.generators.denoiser import Denoiser, build
+from vqclip.generators.vqgan import Architecture, VQModel
+from vqclip.weights import load as weights
 
 SHAPE: dict[str, Any] = {"channels": 8, "width": 32, "multipliers": (1, 1), "groups": 4}
 CPU = torch.device("cpu")

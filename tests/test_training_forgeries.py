@@ -16,7 +16,7 @@ from training.mirages import Mirages
 from training.pool import EMPTY, SIDE, Pool, read, shrink, write
 from training.recipes import RECIPES
 from training.views import Crops, make_bank
-from vqclip.models.weights import STARTER
+from vqclip.weights.load import STARTER
 
 CPU = torch.device("cpu")
 APPLE, CAR = Meaning("apple", "red", "white", "flat"), Meaning("car", "blue", "", "flat")

@@ -31,8 +31,8 @@ from training.kandinsky_parts import make_movq
 from training.kandinsky_reading import translate, whiten
 from training.recipes import PRIOR, UNET
 from training.views import make_bank
-from vqclip.backends import kandinsky_starter
-from vqclip.models.convert import digest_of
+from vqclip.backends.kandinsky import starter as kandinsky_starter
+from vqclip.weights.convert import digest_of
 
 CPU = torch.device("cpu")
 WIDE = 16
@@ -125,8 +125,8 @@ def test_embeddings_are_made_again_only_for_another_guide(guide: Path, tmp_path:
 
 
 def test_embeddings_are_those_of_the_pipeline_s_image_encoder(guide: Path) -> None:
-    from vqclip.backends.kandinsky_starter_eyes import ImageEncoder
-    from vqclip.models.clip import build
+    from vqclip.backends.kandinsky.starter import ImageEncoder
+    from vqclip.perceptors.clip import build
 
     made = embed(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), guide, CPU)
     encoder = ImageEncoder(build(load_file(guide)).visual)

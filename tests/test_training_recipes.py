@@ -9,7 +9,7 @@ from safetensors import safe_open
 
 from training.recipes import RECIPES, TRAININGS, Diffusion, Recipe, Vqgan, describe
 from training.sources import STYLES
-from vqclip.models.weights import STARTER
+from vqclip.weights.load import STARTER
 
 SHIPPED = sorted(path.stem for path in STARTER.glob("*.safetensors"))
 

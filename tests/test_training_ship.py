@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from training import ship
-from vqclip.models import vqgan
+from vqclip.generators import vqgan
 
 
 def test_a_unit_codebook_gives_the_same_codes_and_pictures() -> None:

@@ -24,8 +24,8 @@ from training.quality import count_codes, measure, psnr, save_sheet, structure
 from training.recipes import VQGAN
 from training.scenes import Stock, compose, draw_clouds, make_stock, present
 from training.vqgan_run import Run, keep_latents, start, write_export
-from vqclip.models.convert import digest_of, latents_of
-from vqclip.models.vqgan import Architecture, VQModel, build, groups_of
+from vqclip.generators.vqgan import Architecture, VQModel, build, groups_of
+from vqclip.weights.convert import digest_of, latents_of
 
 TINY = Architecture(
     channels=32, multipliers=(1, 1, 1, 1), blocks=1, attention=(), in_channels=3, out_channels=3,

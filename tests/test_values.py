@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from vqclip.document import parse, plain
+from vqclip.config.document import parse, plain
+from vqclip.config.layers import read_layer, read_override
+from vqclip.config.schema import Guide, Picture
 from vqclip.job import Prompt
-from vqclip.layers import read_layer, read_override
-from vqclip.schema import Guide, Picture
 
 
 def from_yaml(text: str) -> dict[str, Any]:

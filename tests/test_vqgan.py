@@ -12,8 +12,9 @@ from conftest import CPU, scaled, tiny_vqgan_state
 from taming.modules.diffusionmodules.model import Decoder, Encoder
 from taming.modules.vqvae.quantize import VectorQuantizer
 
+from vqclip.generators import Generator, vqgan
 from vqclip.job import InputError, WeightsError
-from vqclip.models import Generator, vqgan, weights
+from vqclip.weights import load as weights
 
 LAYOUTS = {
     "imagenet f16": vqgan.Architecture(32, (1, 1, 2, 2, 4), 2, (4,), 3, 3, 64, 100, 64, gumbel=False),

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 from vqclip.job import InputError, WeightsError
-from vqclip.models import catalogue, checkpoints, store, weights
+from vqclip.weights import catalogue, checkpoints, store
+from vqclip.weights import load as weights
 
 STATE = {"a": torch.arange(6.0).view(2, 3), "b": torch.ones(4, dtype=torch.int32)}
 

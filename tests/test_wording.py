@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vqclip.compare.wording import (
+from vqclip.report.wording import (
     NOTHING,
     duration,
     number,

@@ -12,8 +12,8 @@ from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNe
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from vqclip.backends.stable_diffusion_files import Models
-from vqclip.backends.stable_diffusion_layout import Layout, write
+from vqclip.backends.stable_diffusion.files import Models
+from vqclip.backends.stable_diffusion.layout import Layout, write
 
 TINY = Layout((32, 64, 64, 64), (32, 32, 64, 64), 2, 4, 32, 2, 4)
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from training.concepts import COLOURS
-from vqclip.models.openai_clip import SimpleTokenizer
+from vqclip.perceptors.openai_clip import SimpleTokenizer
 
 BACKGROUNDS = COLOURS
 STYLE_WORDS = ("shaded", "flat", "glossy", "one colour", "outlined")

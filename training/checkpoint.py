@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from training.recipes import Training, describe
 from vqclip.job import InputError
-from vqclip.models.convert import digest_of
+from vqclip.weights.convert import digest_of
 
 R = TypeVar("R", bound=Training)
 M = TypeVar("M", bound=nn.Module)

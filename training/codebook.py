@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from vqclip.models.quantize import look_up, nearest_codes, straight_through
+from vqclip.generators.quantize import look_up, nearest_codes, straight_through
 
 BETA = 0.25  # weight of the commitment term, as in van den Oord et al. 2017
 _DEAD = 0.03  # a row chosen less often than this share of the average is moved

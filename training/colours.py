@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from vqclip.colours import SHADES, TO_XYZ, classify, to_lab
 from vqclip.grammar import COLOURS
+from vqclip.loop.colours import SHADES, TO_XYZ, classify, to_lab
 
 _TO_XYZ = torch.tensor(TO_XYZ)
 

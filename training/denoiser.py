@@ -1,7 +1,7 @@
 """Trains the denoiser of the VQGAN's latents: `python -m training.denoiser --minutes M`.
 
 Needs the pictures of `training.denoiser_data`. It learns what drawings look like and nothing about words: the loop
-asks it to tidy the latent, and the guides alone say what is to be drawn. Resumes from its checkpoint.
+asks it to denoise the latent, and the guides alone say what is to be drawn. Resumes from its checkpoint.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from training.loop import adam, answer, asked, find, learn, spend, training_pars
 from training.quality import save_pictures
 from training.recipes import DENOISER
 from training.recipes import Denoiser as Recipe
-from vqclip.models import weights
-from vqclip.models.convert import latents_of
-from vqclip.models.denoiser import Denoiser, guess, make_network, mixture
-from vqclip.models.vqgan import VQGAN, VQModel
+from vqclip.generators.denoiser import Denoiser, guess, make_network, mixture
+from vqclip.generators.vqgan import VQGAN, VQModel
+from vqclip.weights import load as weights
+from vqclip.weights.convert import latents_of
 
 
 @dataclass

@@ -19,9 +19,9 @@ from training.loop import answer, parser_of, place
 from training.recipes import SKETCHES
 from training.steps import draw_rows
 from training.views import Bank, make_bank, make_views
-from vqclip.models import weights
-from vqclip.models.quantize import nearest_codes
-from vqclip.models.vqgan import VQModel, build, groups_of
+from vqclip.generators.quantize import nearest_codes
+from vqclip.generators.vqgan import VQModel, build, groups_of
+from vqclip.weights import load as weights
 
 CROPS, DRAWN = SKETCHES.crops, SKETCHES.styles
 SIDE = 128  # pixels of a coarse picture; a fine one has twice as many

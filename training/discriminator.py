@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from training.checkpoint import pack, unpack
 from training.towers import normalise
-from vqclip.models.openai_clip import CLIP, ModifiedResNet
+from vqclip.perceptors.openai_clip import CLIP, ModifiedResNet
 
 
 def load_tower(path: Path) -> ModifiedResNet:

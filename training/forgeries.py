@@ -26,14 +26,16 @@ from training.pool import EMPTY, Pool, read, shrink, write
 from training.recipes import RECIPES, Recipe
 from training.steps import draw_rows
 from training.views import Bank, homographies, make_bank, make_views
-from vqclip.annealing import Annealing, Levels
-from vqclip.backends.starts import smooth_colours
-from vqclip.backends.vqgan import cosine
-from vqclip.descent import Normalised
-from vqclip.losses import spherical_distance
-from vqclip.models import clip, denoiser, vqgan, weights
-from vqclip.models.denoiser import Denoiser, mixture
-from vqclip.models.vqgan import VQGAN
+from vqclip.backends.vqgan.backend import cosine
+from vqclip.backends.vqgan.starts import smooth_colours
+from vqclip.generators import denoiser, vqgan
+from vqclip.generators.denoiser import Denoiser, mixture
+from vqclip.generators.vqgan import VQGAN
+from vqclip.loop.annealing import Annealing, Levels
+from vqclip.loop.descent import Normalised
+from vqclip.loop.losses import spherical_distance
+from vqclip.perceptors import clip
+from vqclip.weights import load as weights
 
 _PIXELS = 128  # side of the pictures at which the loop draws whole things
 _BATCH, _CROPS, _STEPS = 12, 4, 32
@@ -48,7 +50,7 @@ class Hands:
     """Who draws: generator, denoiser and the guide that is to be shown its own taste."""
 
     generator: VQGAN
-    tidy: Denoiser
+    denoise: Denoiser
     guide: clip.ClipPerceptor
 
     @classmethod
@@ -71,13 +73,13 @@ class Hands:
 def forge(hands: Hands, captions: list[str], rng: torch.Generator) -> Iterator[Tensor]:
     """Pictures (B, 3, 128, 128) on the way from smooth colours to what the guide takes for the captions.
 
-    The loop of `vqclip.optimize` for many captions at once and with fewer crops.
+    The loop of `vqclip.loop.optimize` for many captions at once and with fewer crops.
     """
     wishes = hands.guide.embed_text(captions)
     begun = torch.cat([smooth_colours((_PIXELS, _PIXELS), 4, 0.3, rng=rng) for _ in captions])
     latents = [latent[None].clone().requires_grad_() for latent in hands.generator.encode(begun)]
     stepper, rate = Normalised(latents, lr=1.0), cosine(*_RATES, _STEPS)
-    tidy = Annealing(hands.tidy, _LEVELS, rng)
+    denoise = Annealing(hands.denoise, _LEVELS, rng)
     for index in range(_STEPS):
         image = hands.generator.decode(torch.cat(latents))
         if index >= _SEEN_FROM and index % 4 == 0:
@@ -91,7 +93,7 @@ def forge(hands: Hands, captions: list[str], rng: torch.Generator) -> Iterator[T
         stepper.step()
         stepper.zero_grad(set_to_none=True)
         with torch.no_grad():
-            clean = tidy(hands.generator.project(torch.cat(latents)), (index + 1) / _STEPS)
+            clean = denoise(hands.generator.project(torch.cat(latents)), (index + 1) / _STEPS)
             for latent, value in zip(latents, clean.split(1), strict=True):
                 latent.copy_(value)
     with torch.no_grad():
@@ -113,7 +115,7 @@ def redraw(hands: Hands, image: Tensor, rng: torch.Generator) -> Tensor:
     clean, level = hands.generator.encode(image), float(torch.rand((), generator=rng)) * _LOUDEST
     keep, loud = mixture(torch.tensor(level))
     noisy = keep * clean + loud * torch.randn(clean.shape, generator=rng)
-    return hands.generator.decode(hands.tidy.clean(noisy, level))
+    return hands.generator.decode(hands.denoise.clean(noisy, level))
 
 
 def redraw_some(hands: Hands, bank: Bank, count: int, rng: torch.Generator, *, focus: float = 1.0) -> Pool:

@@ -27,8 +27,8 @@ from training.loop import answer, find_export, parser_of, place
 from training.recipes import VIEWS
 from training.steps import draw_rows
 from training.views import Bank, make_bank, make_views
-from vqclip.models.clip import MEAN, STD, build
-from vqclip.models.convert import digest_of
+from vqclip.perceptors.clip import MEAN, STD, build
+from vqclip.weights.convert import digest_of
 
 SIDE, EYE = 128, 64  # pixels of the pictures, and of what the CLIP sees
 _BATCH = 64

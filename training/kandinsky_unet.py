@@ -26,7 +26,7 @@ from training.loop import adam, answer, asked, find, find_export, learn, spend, 
 from training.quality import save_pictures
 from training.recipes import UNET
 from training.recipes import Unet as Recipe
-from vqclip.backends.kandinsky_starter import DECODER_NOISE
+from vqclip.backends.kandinsky.starter import DECODER_NOISE
 
 
 @dataclass

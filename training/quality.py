@@ -11,8 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from training.scenes import Stock, compose, draw_clouds, present
-from vqclip.models.quantize import look_up, nearest_codes
-from vqclip.models.vqgan import VQModel
+from vqclip.generators.quantize import look_up, nearest_codes
+from vqclip.generators.vqgan import VQModel
 
 _BATCH = 8
 

@@ -13,7 +13,7 @@ from training.contrast import attack
 from training.data import load
 from training.towers import encode_image, encode_text
 from training.views import make_bank
-from vqclip.models.openai_clip import CLIP
+from vqclip.perceptors.openai_clip import CLIP
 
 ATTACKED = 128
 

@@ -33,7 +33,7 @@ from training.pool import EMPTY, Pool
 from training.recipes import Recipe, strengthen
 from training.towers import encode_image, encode_text, freeze_image_tower
 from training.views import Bank, cloud, disturb, make_views
-from vqclip.models.openai_clip import CLIP
+from vqclip.perceptors.openai_clip import CLIP
 
 
 @dataclass

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vqclip.models.clip import MEAN, STD
-from vqclip.models.fast.clip_towers import fast_image_tower
-from vqclip.models.openai_clip import CLIP, ResidualAttentionBlock, VisionTransformer
+from vqclip.perceptors.clip import MEAN, STD
+from vqclip.perceptors.openai_clip import CLIP, ResidualAttentionBlock, VisionTransformer
+from vqclip.perceptors.towers import fast_image_tower
 
 GELU = 1.702  # QuickGELU: x * sigmoid(1.702 x)
 

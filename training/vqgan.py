@@ -1,7 +1,7 @@
 """Trains the small VQGAN on drawings: `python -m training.vqgan --minutes M [--perceptual] [--adversarial]`.
 
 Resumes from its checkpoint when started again; exports the averaged weights as it goes. Pictures come from
-`training.scenes`, figures from `training.quality`; the network itself is `vqclip.models.vqgan.VQModel`.
+`training.scenes`, figures from `training.quality`; the network itself is `vqclip.generators.vqgan.VQModel`.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from training.loop import adam
 from training.recipes import Autoencoder
 from training.recipes import Vqgan as Recipe
 from training.scenes import Stock
-from vqclip.models.vqgan import Architecture, VQModel, is_decoders
+from vqclip.generators.vqgan import Architecture, VQModel, is_decoders
 
 R = TypeVar("R", bound=Autoencoder)
 M = TypeVar("M", bound=nn.Module)

@@ -2,7 +2,7 @@
 
 import sys
 
-from vqclip.cli import main
+from vqclip.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -19,11 +19,11 @@ from typing import Any
 from PIL import Image
 
 from vqclip import images, viewer
-from vqclip.backends.vqgan import VQGANBackend
-from vqclip.exact import stepwise
+from vqclip.backends.vqgan.backend import VQGANBackend
 from vqclip.job import InputError, Result, Step
 from vqclip.record.folder import slug, write_bytes
-from vqclip.session import Session
+from vqclip.run.exact import stepwise
+from vqclip.run.session import Session
 
 QUALITY = {"JPEG": {"quality": 95}, "WEBP": {"quality": 95}}  # Pillow's own, 75 and 80, show on flat colours
 
@@ -125,7 +125,7 @@ def steps(include: Any = None, exclude: Any = (), extras: Any = (), **settings: 
             (diffusion owns its own loop), and for settings of a run folder, which only `generate` makes.
     """
     session = Session.of({"include": include, "exclude": exclude, "extras": extras, **settings}, files=False)
-    backend = session.studio.backend
+    backend = session.models.backend
     if not isinstance(backend, VQGANBackend):
         raise InputError("backend: steps are for vqgan; generate() makes pictures with every backend")
     session.check()

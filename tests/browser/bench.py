@@ -12,8 +12,8 @@ import numpy as np
 from report_folders import cell, metrics, report, run_facts, write_comparison, write_run
 
 from tests.browser.chromium import Chromium
-from vqclip.compare.page import write_comparison_page, write_run_page
 from vqclip.record.video import VideoWriter
+from vqclip.report.page import write_comparison_page, write_run_page
 
 LONG = ("<b>\"quoted\" & 'quoted'</b> שלום עולם مرحبا 🍎👩‍👩‍👧 {{7*7}} " * 50)[:2000]
 _STIR = """

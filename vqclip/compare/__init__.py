@@ -1,1 +1,1 @@
-"""Judging results with a model that steered none of them."""
+"""Variants x prompts x seeds: the cells of a comparison, and what they come to."""

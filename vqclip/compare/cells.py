@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 
 from vqclip.compare.finished import Run, intact, read_run
 from vqclip.compare.variants import settings
-from vqclip.document import clean
+from vqclip.config.document import clean
 from vqclip.job import InputError, Job, ResourceError
 from vqclip.record.folder import slug, to_json
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from vqclip.compare.evidence import facts
-from vqclip.document import clean, show
+from vqclip.config.document import clean, show
 from vqclip.grammar import PARTS
 from vqclip.job import InputError, Job, Prompt, Verdict
+from vqclip.report.evidence import facts
 
 SCHEMA: Final = 1
 MAX_WHOLE: Final = 2**63 - 1

@@ -17,7 +17,11 @@ import torch
 
 from vqclip.compare.cells import Cell
 from vqclip.compare.finished import Run, read_run
-from vqclip.compare.scores import (
+from vqclip.compare.variants import LEFT_OUT, differences, said, settings
+from vqclip.compare.verdicts import Found, JudgeOf, cached, find, judge_name, judged, own_judge, picture
+from vqclip.config.document import clean
+from vqclip.job import InputError, Job, Prompt
+from vqclip.judge.scores import (
     LOWER_WINS,
     METRICS,
     OF_THE_JUDGE,
@@ -26,11 +30,7 @@ from vqclip.compare.scores import (
     picture_scores,
     structural_diversity,
 )
-from vqclip.compare.statistics import Key, duel, estimate
-from vqclip.compare.variants import LEFT_OUT, differences, said, settings
-from vqclip.compare.verdicts import Found, JudgeOf, cached, find, judge_name, judged, own_judge, picture
-from vqclip.document import clean
-from vqclip.job import InputError, Job, Prompt
+from vqclip.judge.statistics import Key, duel, estimate
 from vqclip.record.folder import write_json
 
 __all__ = ["Run", "read_run", "summarise", "write_report"]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from vqclip.compare.finished import Run
-from vqclip.document import clean
+from vqclip.config.document import clean
 from vqclip.job import InputError, Job, Prompt
 from vqclip.record.folder import to_json
 

@@ -13,11 +13,11 @@ import torch
 from vqclip import images
 from vqclip.compare.cells import Cell, state
 from vqclip.compare.finished import Run, read_run
-from vqclip.compare.judge import Judge
 from vqclip.compare.variants import steering
-from vqclip.document import clean
+from vqclip.config.document import clean
 from vqclip.job import InputError, Job, Verdict
-from vqclip.models.likeness import alike
+from vqclip.judge.judge import Judge
+from vqclip.weights.likeness import alike
 
 JudgeOf = Callable[[Job], Judge | None]
 

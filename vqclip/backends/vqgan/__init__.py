@@ -1,0 +1,1 @@
+"""The loop over a VQGAN's latents as a backend."""

@@ -1,0 +1,1 @@
+"""Judges of finished pictures: verdicts, scores and their intervals. Numbers only."""

@@ -1,0 +1,1 @@
+"""Pages and sheets: what is shown of runs and comparisons. Measures nothing."""

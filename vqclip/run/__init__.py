@@ -1,0 +1,1 @@
+"""Composition roots: from a config to loaded models, from models to pictures, comparisons and their pages."""
