@@ -185,14 +185,14 @@ def test_every_module_has_one_sentence_on_its_job() -> None:
 
 @pytest.mark.parametrize("path", [*MODULES, *ROOT.glob("training/*.py"), *ROOT.glob("benchmarks/*.py")], ids=str)
 def test_long_files_and_functions_are_few_and_pointed_at(path: Path) -> None:
-    """250 lines a file and 45 a function are a hint to look for a second thought; beyond 400 and 80 there is one."""
+    """250 lines a file and 45 a function are a hint to look for a second thought; beyond 600 and 100 there is one."""
     text = path.read_text(encoding="utf-8")
-    lengths = {f"{path}": (text.count("\n"), 250, 400)}
+    lengths = {f"{path}": (text.count("\n"), 250, 600)}
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef):
             body = node.body[1:] if ast.get_docstring(node) else node.body
             lines = (node.end_lineno or 0) - body[0].lineno + 1 if body else 0
-            lengths[f"{path}: {node.name}"] = (lines, 45, 80)
+            lengths[f"{path}: {node.name}"] = (lines, 45, 100)
     for where, (lines, hint, wall) in lengths.items():
         assert lines <= wall, f"{where} has {lines} lines"
         if lines > hint:

@@ -37,12 +37,15 @@ class Facts:
         self.where = where
 
     def text(self, key: str) -> str:
+        """A text, "" where there is none. InputError for another kind of value, as in the others."""
         return self._get(key, str, "a text") or ""
 
     def flag(self, key: str) -> bool:
+        """True or False, which is also what is not there."""
         return bool(self._get(key, bool, "true or false"))
 
     def number(self, key: str) -> float | None:
+        """A finite number, None where there is none."""
         value = self.value.get(key)
         if value is None:
             return None

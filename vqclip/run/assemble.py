@@ -107,6 +107,7 @@ class Once:
         self._note, self._said, self._silent = note, set[str](), False
 
     def __call__(self, message: str) -> None:
+        """Say a message, unless it was said before or is read aside."""
         if not self._silent and message not in self._said:
             self._said.add(message)
             self._note(message)
