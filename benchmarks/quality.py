@@ -13,7 +13,7 @@ import math
 import platform
 import random
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -46,11 +46,12 @@ def draw_prompts(count: int, seed: int) -> list[str]:
 
 
 def measure(
-    texts: list[str], overrides: list[str], limits: list[float] | None = None
+    texts: list[str], overrides: list[str], limits: list[float] | None = None, kept: Path | None = None
 ) -> tuple[list[Row], list[torch.Tensor]]:
     """One picture per text at the settings given; rank, margin, seconds and the steps made of each.
 
-    `limits` ends each picture after so many seconds, with what it shows then: for recipes that take longer.
+    `limits` ends each picture after so many seconds, with what it shows then: for recipes that take longer. What lies
+    in the folder `kept` is taken from there and the rest is added, so that a run of hours can be stopped and go on.
     """
     settings = config.load(None, [f"include={texts[0]}", *overrides]).config
     models = load_models(settings, lambda _message: None)
@@ -59,9 +60,15 @@ def measure(
     pictures = []
     for number, text in enumerate(texts):
         job = replace(base, include=(Prompt(text),), seed=settings.seed + number)
-        begun = time.perf_counter()
-        image, made = draw(models.backend, job, math.inf if limits is None else limits[number])
-        seconds = time.perf_counter() - begun
+        limit = math.inf if limits is None else limits[number]
+        known = None if kept is None else Kept(kept / f"{number:03d}", [text, *overrides, str(limit)])
+        if known is not None and (found := known.read()) is not None:
+            rows.append(found[0])
+            pictures.append(found[1])
+            continue
+        begun = clock()
+        image, made = draw(models.backend, job, limit)
+        seconds = clock() - begun
         judge = models.judge_of(job)
         assert judge is not None, "a judge is needed"
         verdict = judge.judge(image)
@@ -69,8 +76,37 @@ def measure(
         judged: Row = {"rank": verdict.rank, "among": verdict.among, "margin": verdict.margin}
         rows.append({"prompt": text, **judged, "seconds": round(seconds, 2), "steps": made})
         pictures.append(image)
+        if known is not None:
+            known.write(rows[-1], image)
         print(f"{number + 1:3d}/{len(texts)}  rank {verdict.rank:3d}  {seconds:5.1f} s  {text}", flush=True)
     return rows, pictures
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A measured picture in two files, PNG and JSON, and what it was asked for."""
+
+    stem: Path
+    asked: list[str]
+
+    def read(self) -> tuple[Row, torch.Tensor] | None:
+        """Row and picture, (3, H, W); None where there are none, or of something else."""
+        try:
+            said = json.loads(self.stem.with_suffix(".json").read_text())
+            picture = images.from_pil(images.read(self.stem.with_suffix(".png")))[0]
+        except (OSError, ValueError):
+            return None
+        return (said["row"], picture) if said["asked"] == self.asked else None
+
+    def write(self, row: Row, picture: torch.Tensor) -> None:
+        self.stem.parent.mkdir(parents=True, exist_ok=True)
+        images.save_png(self.stem.with_suffix(".png"), picture)
+        self.stem.with_suffix(".json").write_text(json.dumps({"asked": self.asked, "row": row}))
+
+
+def clock() -> float:
+    """Seconds: of this process's CPU time with one thread, so that other work on the machine does not count."""
+    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
 
 
 def draw(backend: Backend, job: Job, limit: float) -> tuple[torch.Tensor, int]:
@@ -78,10 +114,10 @@ def draw(backend: Backend, job: Job, limit: float) -> tuple[torch.Tensor, int]:
     if not isinstance(backend, VQGANBackend):
         result = backend.generate(job, lambda _step: None)
         return result.image, result.steps
-    end = time.perf_counter() + limit
+    end = clock() + limit
     for step in backend.steps(job):
         image, made = step.image, step.index
-        if time.perf_counter() > end:
+        if clock() > end:
             break
     return image.cpu(), made
 
