@@ -20,6 +20,7 @@ from tests.accelerator import CUDA, Card, backward, card
 from tests.tiny_kandinsky import tiny_decoder, tiny_prior
 from vqclip import images
 from vqclip.backends.chain import Chain
+from vqclip.backends.clock import Clock
 from vqclip.backends.diffusion import Denoising
 from vqclip.backends.kandinsky.backend import KandinskyBackend
 from vqclip.backends.kandinsky.prior import Kandinsky
@@ -242,3 +243,41 @@ def test_numbers_read_in_a_step_are_found(machine: Machine, monkeypatch: pytest.
 def test_a_plan_copied_tensor_by_tensor_is_found(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(crops, "in_one_copy", lambda tensors, device: [each.to(device) for each in tensors])
     assert len(machine.waits()) >= 6
+
+
+def test_pictures_to_resemble_beside_a_mean_elsewhere_are_found(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images.save_png(tmp_path / "other.png", torch.zeros(3, 32, 32))
+    wanted = {"images": [{"image": str(tmp_path / "other.png"), "weight": 0.5}]}
+    assert machine.waits(**wanted) == []
+    for guide in machine.backend(from_mapping(nested(TINY), source="test")).guides:
+        monkeypatch.setattr(guide, "_mean", torch.zeros(3, 1, 1))
+    with pytest.raises(RuntimeError, match="device"):
+        machine.waits(**wanted)
+
+
+def test_grids_made_on_the_host_are_found(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_device = crops.sampling_grid
+    monkeypatch.setattr(
+        crops, "sampling_grid",
+        lambda homography, size: on_device(torch.eye(3).expand(len(homography), 3, 3), size).to(homography.device),
+    )  # fmt: skip
+    assert any("copied to the device at once" in wait for wait in machine.waits())
+
+
+def test_noise_made_on_the_host_is_found(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def noisy(crops: torch.Tensor, _plan: CropPlan, _rows: slice) -> torch.Tensor:
+        return crops + torch.zeros(crops.shape).to(crops.device)
+
+    monkeypatch.setattr(crops, "_add_noise", noisy)
+    assert any("copied to the device at once" in wait for wait in machine.waits())
+
+
+def test_a_clock_that_waits_is_found(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    mark = Clock._mark
+    monkeypatch.setattr(Clock, "_mark", lambda self: (torch.cuda.synchronize(), mark(self))[1])
+    config = from_mapping(nested(TINY | {"coarse": 0.0}), source="test")
+    machine.card.waits.clear()
+    machine.backend(config).generate(job_of(config), lambda _step: None)
+    assert machine.card.waits.count("synchronize") >= 2
