@@ -65,7 +65,7 @@ def test_names_match_those_of_the_parts_they_configure() -> None:
 def test_every_preset_is_a_file_and_every_file_a_preset() -> None:
     preset = keys()["preset"]
     assert isinstance(preset, Key)
-    files = resources.files("vqclip").joinpath("presets").iterdir()
+    files = resources.files("vqclip.config").joinpath("presets").iterdir()
     assert set(preset.choices) == {Path(each.name).stem for each in files if each.name.endswith(".yaml")}
 
 
