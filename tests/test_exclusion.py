@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from vqclip.backends.vqgan.exclusion import GONE, THERE, away, colours_in, roles
-from vqclip.grammar import COLOURS
+from vqclip.grammar import COLOURS, parse
 from vqclip.perceptors.clip import ClipPerceptor
 from vqclip.starter import concepts
 
@@ -41,12 +41,49 @@ def test_rivals_say_every_other_colour_in_the_same_place(colour: str) -> None:
         assert all(len(words[0] ^ other) == 2 for other in words[1:])
 
 
-def test_a_thing_is_set_against_all_other_things() -> None:
-    (role,) = roles("a moon", ["a frog"])
-    assert role.caption == "a moon"
-    assert set(role.rivals) == set(concepts()) - {"moon"}
-    (role,) = roles("watermark", ["a frog"])
-    assert role.rivals == concepts()
+@pytest.mark.parametrize(
+    ("text", "include", "caption", "rival"),
+    [
+        ("a cactus", ["a grey key on a blue background"], "a grey cactus on a blue background",
+         "a grey owl on a blue background"),
+        ("an umbrella", ["a red whale"], "a red umbrella", "a red owl"),
+        ("umbrellas.", ["two keys", "an owl"], "two umbrellas", "two frogs"),
+        ("an apple", ["snow on a table", "a red whale"], "a red apple", "a red owl"),
+        ("coffee", ["an orange key"], "orange coffee", "an orange owl"),
+    ],
+)  # fmt: skip
+def test_a_bare_thing_stands_in_the_first_included_things_place(
+    text: str, include: list[str], caption: str, rival: str
+) -> None:
+    (role,) = roles(text, include)
+    assert role.caption == caption
+    assert rival in role.rivals
+
+
+def test_what_is_included_is_no_rival() -> None:
+    (role,) = roles("a cactus", ["a grey key", "a red owl"])
+    others = set(concepts()) - {"cactus", "key", "owl"}
+    assert {parse(text).word("thing") for text in role.rivals} == others
+    assert len(role.rivals) == len(others)
+    assert all(parse(text).word("colour") == "grey" for text in role.rivals)
+
+
+@pytest.mark.parametrize(
+    ("text", "include"),
+    [
+        ("a moon", ["snow"]),  # no place for it
+        ("a moon", []),
+        ("watermark", ["a frog"]),  # no thing
+        ("a yellow star", ["a frog"]),  # more than a thing
+        ("a moon on a blue background", ["a frog"]),
+        ("an apple tree", ["a frog"]),
+        ("a star", ["a red frog", "a star"]),  # asked for as well
+    ],
+)
+def test_without_a_place_a_text_is_set_against_the_names_of_all_other_things(text: str, include: list[str]) -> None:
+    (role,) = roles(text, include)
+    assert role.caption == text
+    assert set(role.rivals) == set(concepts()) - {parse(text).word("thing")}
 
 
 def test_a_direction_is_the_contrast_without_what_the_includes_ask(guide: ClipPerceptor) -> None:

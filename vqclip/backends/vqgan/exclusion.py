@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vqclip.grammar import COLOURS, is_colour, parse, with_article
+from vqclip.grammar import COLOURS, is_colour, parse, plural, with_article
 from vqclip.perceptors import Perceptor
 from vqclip.starter import concepts
 
@@ -67,13 +67,38 @@ def colours_in(text: str) -> tuple[str, ...]:
 def roles(text: str, include: Sequence[str]) -> list[Role]:
     """The roles of an exclude's words beside the texts of the includes.
 
-    A bare colour word is the ground's and each included thing's; everything else is what it says.
+    A bare colour word is the ground's and each included thing's; a bare thing stands in the place of the first
+    included one ("a cactus on a blue background" for a key on blue); everything else is what it says.
     """
     colours = colours_in(text)
     if not colours:
-        return [Role(text, tuple(name for name in concepts() if name != parse(text).word("thing")))]
+        return [_in_place(text, include) or Role(text, _others(parse(text).word("thing")))]
     things = dict.fromkeys(_coloured(each) for each in include)
     return [_contrast(form, colour) for colour in colours for form in ("{} background", *things)]
+
+
+def _others(*names: str | None) -> tuple[str, ...]:
+    """The everyday names but these."""
+    return tuple(name for name in concepts() if name not in names)
+
+
+def _in_place(text: str, include: Sequence[str]) -> Role | None:
+    """A bare thing, and all that is neither it nor included, in the place of the first included thing.
+
+    None where either names no thing, where the text says more than one ("a yellow star"), or one that is included.
+    """
+    name, asked = parse(text).word("thing"), [parse(each) for each in include]
+    things = [caption.word("thing") for caption in asked]
+    place = next((caption for caption in asked if caption.thing), None)
+    if name is None or place is None or name in things or not _is_bare(text, name):
+        return None
+    return Role(place.replaced(thing=name), tuple(place.replaced(thing=other) for other in _others(name, *things)))
+
+
+def _is_bare(text: str, name: str) -> bool:
+    """Whether a text says a name and nothing else: "a star", "the star", "stars"."""
+    said = re.sub(r"^(?:an?|the|any) ", "", " ".join(text.lower().split()).rstrip(".!"))
+    return said in (name, plural(name))
 
 
 def _coloured(include: str) -> str:
