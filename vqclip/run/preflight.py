@@ -260,7 +260,10 @@ def pace(pieces: Sequence[tuple[int, Callable[[], None]]], device: torch.device)
     """Seconds for the last of some growing pieces: run until one takes long enough, then along a line."""
     points = [(0, 0.0)]
     for amount, run in pieces:
-        points.append((amount, min(_seconds(run, device) for _ in range(2))))  # the other may have been disturbed
+        seconds, (small, fast) = _seconds(run, device), points[-1]
+        if not small or seconds > fast * amount / small:  # more than in proportion to the one before: disturbed
+            seconds = min(seconds, _seconds(run, device))
+        points.append((amount, seconds))
         if len(points) > 2 and points[-1][1] > _ENOUGH:
             break
     (small, fast), (large, slow) = points[-2:]
