@@ -1,16 +1,15 @@
-"""From config to loaded models: devices, precision, threads, what is recorded, what is said once."""
+"""From config to loaded models: what is recorded, what is said once."""
 
 from __future__ import annotations
 
 import warnings
 from pathlib import Path
 
-import pytest
 import torch
 from safetensors.torch import load_file
 
 from vqclip.config import from_mapping
-from vqclip.job import InputError, Job, Prompt
+from vqclip.job import Job, Prompt
 from vqclip.run import assemble
 
 
@@ -21,16 +20,6 @@ def settings(files: dict[str, Path], **changes: object) -> dict[str, object]:
     } | changes  # fmt: skip
 
 
-def test_devices_and_precision_are_chosen_together() -> None:
-    cpu = assemble.pick_device("cpu")
-    assert assemble.pick_dtype("fp32", cpu) == torch.float32
-    assert assemble.pick_dtype("bf16", cpu) == torch.bfloat16
-    assert assemble.pick_dtype("auto", cpu) in (torch.float32, torch.bfloat16)
-    if not torch.cuda.is_available():
-        with pytest.raises(InputError, match="not available here"):
-            assemble.pick_device("cuda")
-
-
 def test_facts_name_hashes_versions_and_threads(weight_files: dict[str, Path]) -> None:
     models = assemble.load_models(from_mapping(settings(weight_files), source="test"))
     assert set(models.facts["weights"]) == {"generator", "guide 0", "judge"}
@@ -38,27 +27,6 @@ def test_facts_name_hashes_versions_and_threads(weight_files: dict[str, Path]) -
     assert models.facts["versions"]["torch"] == torch.__version__.split("+")[0]
     assert models.facts["threads"] == torch.get_num_threads() == 1
     assert models.facts["precision"] == "float32"
-
-
-SMALL: list[dict[str, object]] = [
-    {}, {"denoiser": {"model": "none"}}, {"guides": ["starter", "starter/judge"]}, {"judge": "ViT-L/14"},
-    {"backend": "kandinsky"}, {"start": {"kind": "backend", "backend": "kandinsky"}},
-]  # fmt: skip
-LARGE: list[dict[str, object]] = [
-    {"generator": "vqgan.ckpt"}, {"guides": ["starter", "ViT-B/32"]}, {"denoiser": {"model": "./mine.safetensors"}},
-    {"backend": "kandinsky", "kandinsky": {"decoder": "kandinsky-community/kandinsky-2-2-decoder"}},
-    {"backend": "stable-diffusion"}, {"start": {"kind": "backend", "backend": "stable-diffusion"}},
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("changes", "expected"), [*((each, 1) for each in SMALL), *((each, 6) for each in LARGE)])
-def test_models_that_ship_get_one_thread_and_others_every_core(
-    changes: dict[str, object], expected: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(assemble, "physical", lambda: 6)
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert assemble.pick_threads(from_mapping({"include": "x", **changes}, source="test")) == expected
-    assert assemble.pick_threads(from_mapping({"include": "x", "threads": 2, **changes}, source="test")) == 2
 
 
 def test_an_ensemble_keeps_its_weights(weight_files: dict[str, Path]) -> None:

@@ -185,7 +185,7 @@ def test_an_accelerator_that_cannot_compute_is_found(
             raise RuntimeError("CUDA error: no kernel image is available for execution on the device")
         return torch.full(shape, (total / 512) ** 0.5)
 
-    monkeypatch.setattr("vqclip.run.assemble.pick_device", lambda _wanted: torch.device("cuda"))
+    monkeypatch.setattr("vqclip.run.device.pick_device", lambda _wanted: torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _device: "A Card")
     monkeypatch.setattr(torch, "ones", ones)
     with pytest.raises(InputError, match=rf"cuda \(A Card\).*{said}.*device=cpu does without"):

@@ -20,7 +20,7 @@ from vqclip import config as configs
 from vqclip.cli import main as cli
 from vqclip.job import InputError, Job, Prompt
 from vqclip.record import metadata
-from vqclip.run import cores, exact
+from vqclip.run import cores, device
 from vqclip.run import recipe as recipes
 
 FACTS = {"device": "cuda:1", "precision": "bfloat16"}
@@ -154,7 +154,7 @@ def forge(path: Path, config: dict[str, Any], **changes: Any) -> Path:
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A home with private things above the current folder, and names there that lead to them."""
-    home, work = tmp_path / "home", tmp_path / "home" / "work"
+    home, work = tmp_path / "home", tmp_path / "home" / "desk"
     (home / "elsewhere").mkdir(parents=True)
     (work / "ViT-B").mkdir(parents=True)
     (work / "kandinsky-2.2").mkdir()
@@ -192,7 +192,7 @@ def private(path: str, home: Path) -> bool:
     """Whether a path is none of the user's own command: of the home's private part, or of another machine."""
     whole = os.path.realpath(os.path.join(os.getcwd(), path))  # as seen from the current folder
     return path.startswith(("//", "\\\\", "http", "/dev/zero")) or (
-        Path(whole).is_relative_to(home) and not Path(whole).is_relative_to(home / "work")
+        Path(whole).is_relative_to(home) and not Path(whole).is_relative_to(home / "desk")
     )
 
 
@@ -220,8 +220,8 @@ def test_a_forged_picture_gets_nothing_that_the_command_does_not_name(
     else:
         assert code == 0, errors
         (folder,) = Path("outputs").iterdir()
-        assert new.keys() - {"home/work/outputs"} == {
-            f"home/work/{path.as_posix()}" for path in [folder, *folder.rglob("*")]
+        assert new.keys() - {"home/desk/outputs"} == {
+            f"home/desk/{path.as_posix()}" for path in [folder, *folder.rglob("*")]
         }  # fmt: skip
         config = configs.load(folder / "config.resolved.yaml").config
         assert config.threads is not None
@@ -359,7 +359,7 @@ class TestTold:
         config = configs.from_mapping({"include": "apple", "steps": 7}, source="test")
         again, lines = recipes.taken(found() | {"config": recipes.told(config, FACTS)}, Path("a.png"), [], trust=False)
         assert (again.config.steps, again.config.precision, lines) == (7, "bf16", [])
-        assert again.config.device == ("cuda" if exact.is_here("cuda") else "auto")
+        assert again.config.device == ("cuda" if device.is_here("cuda") else "auto")
 
 
 def test_films_and_pictures_of_a_run_name_no_folder(tmp_path: Path, weight_files: dict[str, Path]) -> None:

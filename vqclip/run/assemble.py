@@ -1,4 +1,4 @@
-"""From a config to loaded models: device and precision, backend, guides and judge, and what is known of them."""
+"""From a config to loaded models: backend, guides and judge, and what is known of them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from vqclip.judge.rivals import COUNT, rivals
 from vqclip.loop.annealing import Levels
 from vqclip.loop.crops import CropSpec
 from vqclip.perceptors import Perceptor, clip, open_clip
-from vqclip.run.cores import physical
+from vqclip.run.device import pick_device, pick_dtype, pick_threads
 from vqclip.run.exact import hardware
 from vqclip.run.inputs import check, digests
 from vqclip.run.preflight import check_files
@@ -211,47 +211,6 @@ def _version(package: str) -> str:
         return f"{__version__}+checkout"
 
 
-def pick_threads(config: Config) -> int:
-    """CPU threads of a run: as asked for, else as many as pay, whatever the environment says.
-
-    The models that ship are so small that threads wait for each other as long as they save, and where something else
-    has one of the cores much longer; any others get every physical core.
-    """
-    steering = (config.generator, *(guide.model for guide in config.guides), config.denoiser.model)
-    parts = {
-        "vqgan": steering,
-        "kandinsky": (config.kandinsky.prior, config.kandinsky.decoder, config.kandinsky.inpaint or "starter"),
-        "stable-diffusion": ("",),
-    }
-    named = [part for backend in {config.backend, config.start.backend or config.backend} for part in parts[backend]]
-    small = all(part.split("/")[0] in ("starter", "auto", "none") for part in named)
-    return config.threads or (1 if small else physical())
-
-
-def pick_device(wanted: str) -> torch.device:
-    """The device of a config value: "auto" takes CUDA, then Apple's MPS, then the CPU.
-
-    Raises:
-        InputError: the device does not exist here; there is no silent fallback to the CPU.
-    """
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    missing = {"cuda": not torch.cuda.is_available(), "mps": not torch.backends.mps.is_available()}
-    if missing.get(wanted.split(":")[0], False):
-        raise InputError(f"device: {wanted!r} is not available here; allowed: auto, cpu")
-    return torch.device(wanted)
-
-
-def pick_dtype(wanted: str, device: torch.device) -> torch.dtype:
-    """bfloat16 where "auto" finds hardware that computes it natively, else float32."""
-    native = {
-        "cpu": bool(torch.cpu.get_capabilities().get("avx512_bf16")) if device.type == "cpu" else False,
-        "cuda": device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0),
-    }
-    half = wanted == "bf16" or (wanted == "auto" and native.get(device.type, False))
-    return torch.bfloat16 if half else torch.float32
-
-
 # Learning rates at the first and last step, in `Generator.unit`. What a denoiser takes back at each step has to be
 # pulled again, so with one the guides pull harder.
 DENOISED_RATES, PLAIN_RATES = (2.0, 0.1), (0.3, 0.01)
@@ -309,7 +268,7 @@ def _vqgan(config: Config, runtime: Runtime, also: list[Path]) -> Callable[[Tens
     denoise = _denoiser(cleaned_by, made_by, runtime, unit=generator.unit) if cleaned_by else None
     known = all(path == STARTER / "guide-rn.safetensors" for path in paths)
     unit = generator.unit if config.optimizer.unit == "codebook" else 1.0
-    recipe = replace(_recipe(config, denoised=denoise is not None, known=known), unit=unit)
+    recipe = _recipe(config, denoised=denoise is not None, known=known, unit=unit)
     drawing = {"generator": made_by} | ({"denoiser": cleaned_by} if cleaned_by else {})
     hashes, names, guides, eyes = {role: file.sha256 for role, file in drawing.items()}, [], [], {}
     for number, (guide, path) in enumerate(zip(config.guides, paths, strict=True)):
@@ -345,7 +304,7 @@ def _denoiser(file: Weights, generator: Weights, runtime: Runtime, *, unit: floa
     return denoiser.Denoiser(network, device=runtime.device, dtype=runtime.dtype, unit=unit)
 
 
-def _recipe(config: Config, *, denoised: bool, known: bool) -> Recipe:
+def _recipe(config: Config, *, denoised: bool, known: bool, unit: float) -> Recipe:
     usual, usual_end = DENOISED_RATES if denoised else PLAIN_RATES
     start, rates, weights, denoise = config.start, config.optimizer, config.losses, config.denoiser
     started = start.kind in ("image", "backend")
@@ -366,6 +325,7 @@ def _recipe(config: Config, *, denoised: bool, known: bool) -> Recipe:
         coarse=config.coarse,
         tries=config.tries,
         tries_share=config.tries_share,
+        unit=unit,
         levels=Levels(denoise.noise * (denoise.strength if started else 1), denoise.noise_end, denoise.churn),
         **asdict(weights) | {"emphasis": emphasis},
     )

@@ -27,7 +27,8 @@ from vqclip.job import InputError, ResourceError, WeightsError
 from vqclip.record import folder as folders
 from vqclip.report.page import write_comparison_page
 from vqclip.report.sheet import write_sheet
-from vqclip.run.assemble import Models, Once, job_of, load_models, open_judge, pick_threads
+from vqclip.run.assemble import Models, Once, job_of, load_models, open_judge
+from vqclip.run.device import pick_threads
 from vqclip.run.forecasts import forecasts
 from vqclip.run.picture import Interrupted, make_picture, stop_on_signal
 from vqclip.run.progress import Progress

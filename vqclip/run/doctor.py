@@ -165,7 +165,7 @@ def device(root: Path = Path("/")) -> str:
     """
     import torch
 
-    from vqclip.run.assemble import pick_device
+    from vqclip.run.device import pick_device
 
     with warnings.catch_warnings(record=True) as heard:  # why a driver did not start, torch only warns
         warnings.simplefilter("always")
@@ -204,7 +204,7 @@ def precision() -> str:
     """What `precision: auto` takes."""
     import torch
 
-    from vqclip.run.assemble import pick_device, pick_dtype
+    from vqclip.run.device import pick_device, pick_dtype
 
     chosen = pick_device("auto")
     if pick_dtype("auto", chosen) == torch.bfloat16:
@@ -220,7 +220,7 @@ def memory() -> str:
     """
     import torch
 
-    from vqclip.run.assemble import pick_device
+    from vqclip.run.device import pick_device
     from vqclip.run.memory import available, gigabytes
 
     chosen = pick_device("auto")

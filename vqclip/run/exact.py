@@ -19,11 +19,6 @@ UNSEEN = ("python", "imageio-ffmpeg")
 _UNDETERMINED = re.compile(r"(?s)(\S+) does not have a deterministic implementation|.*not deterministic.* uses CuBLAS")
 
 
-def is_here(device: str) -> bool:
-    """Whether this machine has a device of that kind: "cpu", "cuda" or "mps"."""
-    return {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}.get(device, False)
-
-
 def hardware(device: torch.device) -> dict[str, str]:
     """What run.json says of the machine: the name of the device, and the instructions that torch's CPU kernels use."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()

@@ -24,7 +24,8 @@ from vqclip.config.paths import OPEN_CLIP
 from vqclip.config.schema import BACKENDS, leaves
 from vqclip.config.values import SHORT
 from vqclip.job import InputError
-from vqclip.run import cores, exact
+from vqclip.run import cores
+from vqclip.run.device import is_here
 from vqclip.weights import catalogue
 
 # What a picture may ask for without the user's word. Published recipes stay far below: 500 steps, 128 crops, 512 px.
@@ -146,7 +147,7 @@ def _fit(layer: Layer) -> None:
         layer["threads"] = replace(threads, value=min(threads.value, cores.usable()))
     if device is not None:
         kind = device.value.partition(":")[0]
-        layer["device"] = replace(device, value=kind if exact.is_here(kind) else "auto")
+        layer["device"] = replace(device, value=kind if is_here(kind) else "auto")
 
 
 def _has_effect(key: str, makers: set[str | None]) -> bool:

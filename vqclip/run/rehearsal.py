@@ -24,7 +24,8 @@ from vqclip.generators import vqgan
 from vqclip.job import InputError, Step, WeightsError
 from vqclip.perceptors import clip
 from vqclip.run import picture as runner
-from vqclip.run.assemble import Runtime, perceptor, pick_device, pick_dtype
+from vqclip.run.assemble import Runtime, perceptor
+from vqclip.run.device import pick_device, pick_dtype
 from vqclip.run.doctor import Check
 from vqclip.run.progress import Silent
 from vqclip.weights import catalogue, store

@@ -1,0 +1,55 @@
+"""Where a run works: its device, precision and threads, from what is asked for and what is here."""
+
+from __future__ import annotations
+
+import torch
+
+from vqclip.config import Config
+from vqclip.job import InputError
+from vqclip.run.cores import physical
+
+
+def pick_threads(config: Config) -> int:
+    """CPU threads of a run: as asked for, else as many as pay, whatever the environment says.
+
+    The models that ship are so small that threads wait for each other as long as they save, and where something else
+    has one of the cores much longer; any others get every physical core.
+    """
+    steering = (config.generator, *(guide.model for guide in config.guides), config.denoiser.model)
+    parts = {
+        "vqgan": steering,
+        "kandinsky": (config.kandinsky.prior, config.kandinsky.decoder, config.kandinsky.inpaint or "starter"),
+        "stable-diffusion": ("",),
+    }
+    named = [part for backend in {config.backend, config.start.backend or config.backend} for part in parts[backend]]
+    small = all(part.split("/")[0] in ("starter", "auto", "none") for part in named)
+    return config.threads or (1 if small else physical())
+
+
+def pick_device(wanted: str) -> torch.device:
+    """The device of a config value: "auto" takes CUDA, then Apple's MPS, then the CPU.
+
+    Raises:
+        InputError: the device does not exist here; there is no silent fallback to the CPU.
+    """
+    if wanted == "auto":
+        wanted = next(kind for kind in ("cuda", "mps", "cpu") if is_here(kind))
+    kind = wanted.partition(":")[0]
+    if kind in ("cuda", "mps") and not is_here(kind):
+        raise InputError(f"device: {wanted!r} is not available here; allowed: auto, cpu")
+    return torch.device(wanted)
+
+
+def pick_dtype(wanted: str, device: torch.device) -> torch.dtype:
+    """bfloat16 where "auto" finds hardware that computes it natively, else float32."""
+    native = {
+        "cpu": bool(torch.cpu.get_capabilities().get("avx512_bf16")) if device.type == "cpu" else False,
+        "cuda": device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0),
+    }
+    half = wanted == "bf16" or (wanted == "auto" and native.get(device.type, False))
+    return torch.bfloat16 if half else torch.float32
+
+
+def is_here(kind: str) -> bool:
+    """Whether this machine has a device of a kind: "cpu", "cuda" or "mps"."""
+    return {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}.get(kind, False)
