@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from clip.model import CLIP
 from safetensors.torch import save_file
 
+from tests.file_server import Server, only_this_machine
 from vqclip.generators import vqgan
 from vqclip.loop.crops import CropSpec
 from vqclip.perceptors import clip
@@ -96,3 +98,16 @@ def weight_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         {key: value.contiguous() for key, value in tiny_clip(2, resnet=True).state_dict().items()}, files["judge"]
     )
     return files
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """A file server on this machine, and none but it."""
+    with only_this_machine() as made:
+        yield made
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    """Where a download shall lie, in a folder that is not there yet."""
+    return tmp_path / "store" / "model.ckpt"

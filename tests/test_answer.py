@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from file_server import (
     get,
     keep,
     left,
-    only_this_machine,
     part_of,
     refused,
     serve,
@@ -28,17 +26,6 @@ from file_server import (
     unframed,
     whole,
 )
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with only_this_machine() as made:
-        yield made
-
-
-@pytest.fixture
-def target(tmp_path: Path) -> Path:
-    return tmp_path / "store" / "model.ckpt"
 
 
 @pytest.mark.parametrize("validators", [{"etag": 'W/"weak"', "modified": "Tue, 05 Jan 2021 00:00:00 GMT"}])

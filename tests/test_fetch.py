@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,6 @@ from file_server import (
     get,
     keep,
     left,
-    only_this_machine,
     part_of,
     refused,
     serve,
@@ -30,17 +28,6 @@ from file_server import (
 
 from vqclip.job import WeightsError
 from vqclip.weights import fetch
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with only_this_machine() as made:
-        yield made
-
-
-@pytest.fixture
-def target(tmp_path: Path) -> Path:
-    return tmp_path / "store" / "model.ckpt"
 
 
 def test_a_file_arrives_and_nothing_else_stays(server: Server, target: Path) -> None:

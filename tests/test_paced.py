@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from file_server import DATA, Behaviour, Server, get, left, only_this_machine, refused, serve, unframed
+from file_server import DATA, Behaviour, Server, get, left, refused, serve, unframed
 
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
 CHUNK = b"%x\r\n" % len(DATA) + DATA + b"\r\n"
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with only_this_machine() as made:
-        yield made
-
-
-@pytest.fixture
-def target(tmp_path: Path) -> Path:
-    return tmp_path / "store" / "model.ckpt"
 
 
 def then_for_ever(begin: bytes, more: bytes, *, every: float = 0.0) -> Behaviour:

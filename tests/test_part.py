@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from file_server import (
     get,
     keep,
     left,
-    only_this_machine,
     part_of,
     refused,
     serve,
@@ -27,17 +25,6 @@ from file_server import (
 
 from vqclip.job import ResourceError
 from vqclip.weights.part import RESERVE
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with only_this_machine() as made:
-        yield made
-
-
-@pytest.fixture
-def target(tmp_path: Path) -> Path:
-    return tmp_path / "store" / "model.ckpt"
 
 
 def test_a_killed_download_is_gone_on_with_by_the_next(server: Server, target: Path) -> None:

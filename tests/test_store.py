@@ -6,11 +6,10 @@ import json
 import multiprocessing
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from file_server import Server, only_this_machine, serve, sha256, status, weights_like
+from file_server import Server, serve, sha256, status, weights_like
 
 from vqclip.job import ResourceError, WeightsError
 from vqclip.weights import store
@@ -21,12 +20,6 @@ OTHER = weights_like(2**21, seed=1)
 VARIABLES = (
     "VQCLIP_OFFLINE", "HF_HUB_OFFLINE", "XDG_CACHE_HOME", "TORCH_HOME", "CLIP_HOME", "HF_HOME", "HF_HUB_CACHE",
 )  # fmt: skip
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with only_this_machine() as made:
-        yield made
 
 
 @pytest.fixture(autouse=True)

@@ -228,6 +228,17 @@ def at_work(pipe: Any) -> Iterator[None]:
             raise
 
 
+def finished(pipe: Any, image: Tensor, dtype: torch.dtype) -> None:
+    """The end of a pipeline's work: offloaded models leave the GPU, and a picture (3, H, W) has numbers alone.
+
+    Raises:
+        InputError: it has others, which half precision can give.
+    """
+    pipe.maybe_free_model_hooks()
+    if not bool(torch.isfinite(image).all()):  # device sync
+        raise InputError(f"the picture has values that are no numbers in {dtype}; precision fp32 may help")
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep the log lines and loading bars of diffusers and transformers back inside the block only."""

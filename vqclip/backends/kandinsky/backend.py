@@ -23,6 +23,7 @@ from vqclip.backends.diffusion import (
     Watch,
     at_work,
     exact_strength,
+    finished,
     make_scheduler,
     quiet,
     to_steps,
@@ -189,9 +190,7 @@ class KandinskyBackend:
                 **self._given(canvas),
             ).images
             image = draw(latent)
-        pipe.maybe_free_model_hooks()
-        if not bool(torch.isfinite(image).all()):  # device sync
-            raise InputError(f"the picture has values that are no numbers in {self.dtype}; precision fp32 may help")
+        finished(pipe, image, self.dtype)
         facts = {"mode": self._mode, "scheduler": self.denoising.scheduler, "guidance": self.denoising.guidance}
         strength = {"strength": self.denoising.strength} if self._mode == "image-to-image" else {}
         return image, facts | strength | {"size": list(job.size), "canvas": list(canvas.size)}

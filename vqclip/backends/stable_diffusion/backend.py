@@ -20,6 +20,7 @@ from vqclip.backends.diffusion import (
     Watch,
     at_work,
     exact_strength,
+    finished,
     make_scheduler,
     quiet,
     to_steps,
@@ -151,9 +152,7 @@ class StableDiffusionBackend:
                 callback_on_step_end=to_steps(watch, decode, on_step, total=total, start=canvas.start),
             ).images
             image = decode(latent)
-        pipe.maybe_free_model_hooks()
-        if not bool(torch.isfinite(image).all()):  # device sync
-            raise InputError(f"the picture has values that are no numbers in {pipe.dtype}; precision fp32 may help")
+        finished(pipe, image, pipe.dtype)
         return image
 
     def _words(self, job: Job) -> dict[str, Any]:
