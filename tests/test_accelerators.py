@@ -56,7 +56,7 @@ class Machine:
         """The loop of a config with these models."""
         given = self.models.backend
         assert isinstance(given, VQGANBackend)
-        recipe = _recipe(config, denoised=True, known=True)
+        recipe = _recipe(config, denoised=True, known=True, unit=1.0)
         return VQGANBackend(given.generator, given.guides, given.weights, recipe=recipe, denoiser=given.denoiser)
 
     def waits(self, **settings: object) -> list[str]:
