@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import vqclip
 from vqclip.backends.vqgan.backend import VQGANBackend
 from vqclip.cli.progress import Quiet
 from vqclip.config import load
-from vqclip.job import InputError, Job
+from vqclip.job import InputError, Job, Result
 from vqclip.perceptors import clip
 from vqclip.run import cores, exact
 from vqclip.run import picture as runs
@@ -172,12 +173,12 @@ class TestRuns:
         (made,) = runs.run(load(None, [*small, "threads=2"]), screen)
         assert made.folder is not None
         picture = made.folder / "final.png"
-        runs.rerun(picture, ["video.formats=[]"], screen)
+        (again,) = runs.rerun(picture, ["video.formats=[]"], screen)
         assert not any("may differ" in line for line in screen.lines)
-        assert torch.get_num_threads() == 2
+        assert threads_of(again) == 2
         monkeypatch.setattr(cores, "usable", lambda: 1)
-        runs.rerun(picture, ["video.formats=[]", "precision=fp32"], screen)
-        assert torch.get_num_threads() == 1
+        (again,) = runs.rerun(picture, ["video.formats=[]", "precision=fp32"], screen)
+        assert threads_of(again) == 1
         (line,) = (line for line in screen.lines if "may differ" in line)
         assert line.startswith("pixels may differ: ")
         assert line.endswith("threads 2 -> 1")
@@ -202,6 +203,11 @@ class TestRuns:
 
 def write_png(path: Path, colour: str) -> None:
     Image.new("RGB", (64, 64), colour).save(path)
+
+
+def threads_of(result: Result) -> int:
+    assert result.folder is not None
+    return int(json.loads((result.folder / "run.json").read_text())["threads"])
 
 
 class Recorded(Quiet):

@@ -1,4 +1,4 @@
-"""The nouns that every room shares: Prompt, Job, Step, Verdict, Result and the errors a user can meet.
+"""The nouns that every room shares: Prompt, Job, Step, Steps, Verdict, Result and the errors a user can meet.
 
 Plain frozen values. Nothing here reads files, knows a config or runs a model.
 """
@@ -104,6 +104,31 @@ class Step:
     total: int
     image: torch.Tensor
     terms: Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Steps:
+    """One iteration of B pictures side by side: `images` (B, 3, H, W), `terms` name -> (B,), otherwise as a Step.
+
+    `steps[row]` is the Step of one of them.
+    """
+
+    index: int
+    total: int
+    images: torch.Tensor
+    terms: Mapping[str, torch.Tensor]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, row: int) -> Step:
+        terms = {name: values[row] for name, values in self.terms.items()}
+        return Step(self.index, self.total, self.images[row], terms)
+
+    def rows(self, rows: torch.Tensor) -> Steps:
+        """Those of the pictures whose numbers, (K,) int64 on their device, are given; the host does not wait."""
+        terms = {name: values.index_select(0, rows) for name, values in self.terms.items()}
+        return Steps(self.index, self.total, self.images.index_select(0, rows), terms)
 
 
 @dataclass(frozen=True)

@@ -255,7 +255,7 @@ class Config:
     log_every: int = key(1, "steps between metric lines", low=1, high=100000)
     score_every: int = key(10, "steps between the judge's scores; 0 = only the end", low=0, high=100000)
     video: Video = Video()
-    threads: int | None = key(None, "CPU threads, part of the result; none = as many as pay", low=1, high=4096)
+    threads: int | None = key(None, "CPU threads at most, part of the result; none = one a core", low=1, high=4096)
     preflight: bool = key(default=True, doc="measure the memory first, and refuse what cannot fit")
 
 

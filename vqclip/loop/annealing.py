@@ -1,4 +1,4 @@
-"""Between the loop's updates: drown the latent in a little less noise each time, and let a denoiser denoise it.
+"""Between the loop's updates: drown the latents in a little less noise each time, and let a denoiser denoise them.
 
 Guided diffusion seen from the loop's side (Dhariwal and Nichol 2021, section 4; DDIM of Song et al. 2021 for the
 walk): the guides pull a clean latent, the denoiser brings it back to what drawings look like.
@@ -6,6 +6,7 @@ walk): the guides pull a clean latent, the denoiser brings it back to what drawi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -36,19 +37,19 @@ CALM = Levels(noise=0.0, end=0.0, churn=0.0)
 
 
 class Annealing:
-    """One run's walk from noise to a clean latent; call it once after every update.
+    """The walk of a batch from noise to clean latents; call it once after every update.
 
     Args:
-        denoiser: of the generator's latents. levels: how loud the noise is when. rng: CPU generator of the noise;
-            on an accelerator its seed alone counts, and the noise is drawn there.
+        denoiser: of the generator's latents. levels: how loud the noise is when. rngs: a CPU generator of each latent's
+            noise; on an accelerator their seeds alone count, and the noise is drawn there.
     """
 
-    def __init__(self, denoiser: Denoiser, levels: Levels, rng: torch.Generator) -> None:
-        self._denoiser, self._levels, self._rng = denoiser, levels, rng
+    def __init__(self, denoiser: Denoiser, levels: Levels, rngs: Sequence[torch.Generator]) -> None:
+        self._denoiser, self._levels, self._rngs = denoiser, levels, list(rngs)
         self._last: tuple[Tensor, Tensor, Tensor] | None = None  # the noisy latent and its two factors
 
     def __call__(self, latent: Tensor, progress: float) -> Tensor:
-        """What the denoiser makes of an updated latent (1, C, h, w); `progress` is the share of updates made."""
+        """What the denoiser makes of updated latents (B, C, h, w); `progress` is the share of updates made."""
         level = self._levels.at(progress)
         if level <= 0:
             return latent
@@ -57,11 +58,19 @@ class Annealing:
         self._last = (noisy, keep, loud)
         return self._denoiser.clean(noisy, level)
 
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with some of the latents, by their numbers."""
+        self._rngs = [self._rngs[row] for row in rows]
+        if self._last is not None:
+            noisy, keep, loud = self._last
+            self._last = (torch.stack([noisy[row] for row in rows]), keep, loud)
+
     def _noise(self, latent: Tensor) -> Tensor:
-        """Fresh noise, mixed with the old noise as it looks from the updated latent."""
-        if self._rng.device.type != latent.device.type:
-            self._rng = seeded(latent.device, self._rng.initial_seed())
-        fresh = self._denoiser.unit * torch.randn(latent.shape, generator=self._rng, device=latent.device)
+        """Fresh noise, mixed with the old noise as it looks from the updated latents."""
+        if self._rngs[0].device.type != latent.device.type:
+            self._rngs = [seeded(latent.device, rng.initial_seed()) for rng in self._rngs]
+        own = [torch.randn(latent[:1].shape, generator=rng, device=latent.device) for rng in self._rngs]
+        fresh = self._denoiser.unit * torch.cat(own)
         if self._last is None:
             return fresh
         noisy, keep, loud = self._last

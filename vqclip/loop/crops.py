@@ -1,7 +1,8 @@
 """Seeded, batched, differentiable crops: geometry x colour x erasing x noise.
 
-Every parameter of a step is drawn on the CPU from one generator before any pixel is touched, and goes to the
-picture's device in one copy; cutting is then a pure function of picture and plan, which never waits for the device.
+Every parameter of a step is drawn on the CPU, from one generator for each picture of a batch, before any pixel is
+touched, and goes to the pictures' device in one copy; cutting is then a pure function of pictures and plan, which never
+waits for the device.
 Knows no model and no config.
 """
 
@@ -62,15 +63,15 @@ class CropSpec:
 
 @dataclass(frozen=True)
 class CropPlan:
-    """The parameters of one step's crops, drawn on the CPU; `to` brings them to a device.
+    """The parameters of one step's crops of B pictures, N of each, drawn on the CPU; `to` brings them to a device.
 
-    `homography` (N, 3, 3) maps output coordinates to picture coordinates, both normalised to [-1, 1]
-    with pixel centres inside (align_corners=False). `side` (N,) is the window's side in pixels.
-    `colour` (N, 3, 4) is the affine colour map. `erased` (N, 4) holds left, top, right, bottom in
-    [-1, 1] (empty when right <= left), `fill` (N,) the grey of erased and outside areas, `noise` (N,)
-    the standard deviations and `seed` the source of noise and kornia draws. `sides` are those of the windows as
-    numbers, and `noisy` says which crops have noise: what is decided by them is decided on the host. `windows` is what
-    the method "padded" cuts instead.
+    `homography` (B, N, 3, 3) maps output coordinates to picture coordinates, both normalised to [-1, 1]
+    with pixel centres inside (align_corners=False). `side` (B, N) is the window's side in pixels.
+    `colour` (B, N, 3, 4) is the affine colour map. `erased` (B, N, 4) holds left, top, right, bottom in
+    [-1, 1] (empty when right <= left), `fill` (B, N) the grey of erased and outside areas, `noise` (B, N)
+    the standard deviations and `seeds` (one a picture) the sources of noise and kornia draws. `chunks` are ranges of
+    N. `sides` are those of the windows as numbers, and `noisy` says which crops have noise: what is decided by them is
+    decided on the host. `windows`, one a picture, is what the method "padded" cuts instead.
     """
 
     homography: Tensor
@@ -79,27 +80,28 @@ class CropPlan:
     erased: Tensor
     fill: Tensor
     noise: Tensor
-    seed: int
+    seeds: tuple[int, ...]
     chunks: tuple[range, ...]
-    sides: tuple[float, ...]
-    noisy: tuple[bool, ...]
-    windows: Windows | None = None
+    sides: tuple[tuple[float, ...], ...]
+    noisy: tuple[tuple[bool, ...], ...]
+    windows: tuple[Windows, ...] = ()
 
     @property
     def count(self) -> int:
-        """Number of crops."""
-        return len(self.fill)
+        """Number of crops of a picture."""
+        return self.fill.shape[1]
 
     def to(self, device: torch.device) -> CropPlan:
         """The same plan on a device, all of it in one copy."""
         if device.type == "cpu":
             return self
         names = ("homography", "side", "colour", "erased", "fill", "noise")
-        windows = () if self.windows is None else self.windows.tensors
-        made = in_one_copy([*(getattr(self, name) for name in names), *windows], device)
+        cut = [tensor for window in self.windows for tensor in window.tensors]
+        made = in_one_copy([*(getattr(self, name) for name in names), *cut], device)
         own: dict[str, Any] = dict(zip(names, made[: len(names)], strict=True))
-        moved = None if self.windows is None else self.windows.with_tensors(made[len(names) :])
-        return replace(self, **own, windows=moved)
+        moved = iter(made[len(names) :])
+        windows = (each.with_tensors([next(moved) for _ in each.tensors]) for each in self.windows)
+        return replace(self, **own, windows=tuple(windows))
 
 
 class Cropper:
@@ -109,18 +111,20 @@ class Cropper:
         self.spec = spec
         self._augment = Chain(spec.augment) if spec.augment else None
 
-    def draw(self, rng: torch.Generator, *, width: int, height: int, progress: float = 0.0) -> CropPlan:
-        """Draw one step's parameters for `width` x `height` pixels; `progress` of the run is in [0, 1]."""
+    def draw(self, rngs: Sequence[torch.Generator], *, width: int, height: int, progress: float = 0.0) -> CropPlan:
+        """Draw one step's parameters for pictures of `width` x `height` pixels, each from a generator of its own.
+
+        `progress` of the run is in [0, 1].
+        """
         spec, n = self.spec, self.spec.count
         fading = 0.0 if spec.noise_end is None else progress * (spec.noise_end - spec.noise)
-        u = torch.rand(n, _DRAWS, generator=rng).unbind(1)
-        seed = int(torch.randint(2**62, (), generator=rng))
+        drawn = [(torch.rand(n, _DRAWS, generator=rng), int(torch.randint(2**62, (), generator=rng))) for rng in rngs]
+        u = torch.stack([numbers for numbers, _ in drawn]).unbind(2)  # (B, N) each
         homography, side = _geometry(spec, u, width=width, height=height)
-        windows = None
+        windows: list[Windows] = []
         if spec.method == "padded":
-            windows = draw_windows(
-                u[:7], width=width, height=height, flip=spec.flip, rotate=spec.rotate, shift=spec.shift
-            )
+            moves = {"flip": spec.flip, "rotate": spec.rotate, "shift": spec.shift}
+            windows += (draw_windows(own[:, :7].unbind(1), width=width, height=height, **moves) for own, _ in drawn)
         noise = (spec.noise + fading) * u[9]
         return CropPlan(
             homography=homography,
@@ -129,46 +133,55 @@ class Cropper:
             erased=_rectangle(spec.erase, u[14:19]),
             fill=u[19],
             noise=noise,
-            seed=seed,
+            seeds=tuple(seed for _, seed in drawn),
             chunks=tuple(range(s, min(s + spec.chunk, n)) for s in range(0, n, spec.chunk)),
-            sides=tuple(side.tolist()),
-            noisy=tuple(noise.bool().tolist()),
-            windows=windows,
+            sides=tuple(tuple(own) for own in side.tolist()),
+            noisy=tuple(tuple(own) for own in noise.bool().tolist()),
+            windows=tuple(windows),
         )
 
-    def cut(self, image: Tensor, plan: CropPlan, part: range, *, size: int) -> Tensor:
-        """Cut the crops `part` of a plan.
+    def cut(self, images: Tensor, plan: CropPlan, part: range, *, size: int) -> Tensor:
+        """Cut the crops `part` of a plan out of each picture.
 
         Args:
-            image: (1, 3, H, W) float32 in [0, 1], on the device of the plan.
+            images: (B, 3, H, W) float32 in [0, 1], on the device of the plan.
             size: side of the crops in pixels.
 
         Returns:
-            (len(part), 3, size, size) float32, nominally in [0, 1]: colour and noise may overshoot,
-            and nothing is clamped, so that no gradient is lost at the bounds.
+            (B * len(part), 3, size, size) float32, picture after picture, nominally in [0, 1]: colour and
+            noise may overshoot, and nothing is clamped, so that no gradient is lost at the bounds.
         """
         rows = slice(part.start, part.stop)
         if self.spec.method == "pooled":
-            pooled = (F.adaptive_avg_pool2d(image, size) + F.adaptive_max_pool2d(image, size)) / 2
-            crops = pooled.expand(len(part), -1, -1, -1)
-        elif plan.windows is not None:
-            crops = cut_windows(image, plan.windows, rows, size=size)
+            pooled = (F.adaptive_avg_pool2d(images, size) + F.adaptive_max_pool2d(images, size)) / 2
+            crops = pooled[:, None].expand(-1, len(part), -1, -1, -1).flatten(0, 1)
+        elif plan.windows:
+            each = zip(images.split(1), plan.windows, strict=True)
+            crops = _joined([cut_windows(image, windows, rows, size=size) for image, windows in each])
         else:
-            crops = self._warp(image, plan, rows, size=size)
+            crops = self._warp(images, plan, rows, size=size)
         if self._augment is not None:
-            crops = self._augment(crops, plan.seed + part.start)
+            own = zip(crops.split(len(part)), plan.seeds, strict=True)
+            crops = _joined([self._augment(each, seed + part.start) for each, seed in own])
         return _add_noise(crops, plan, rows)
 
-    def _warp(self, image: Tensor, plan: CropPlan, rows: slice, *, size: int) -> Tensor:
-        grid = sampling_grid(plan.homography[rows], size)  # (n, S, S, 2)
-        crops = sample(image, grid, plan.sides[rows], outside=self.spec.pad)
-        fill = plan.fill[rows][:, None, None, None]
+    def _warp(self, images: Tensor, plan: CropPlan, rows: slice, *, size: int) -> Tensor:
+        grid = sampling_grid(plan.homography[:, rows].flatten(0, 1), size)  # (B * n, S, S, 2)
+        count = len(grid) // len(images)
+        each = zip(images.split(1), grid.split(count), plan.sides, strict=True)
+        crops = _joined([sample(image, own, sides[rows], outside=self.spec.pad) for image, own, sides in each])
+        fill = plan.fill[:, rows].reshape(-1, 1, 1, 1)
         if self.spec.pad == "grey":
-            inside = (grid.abs() <= 1).all(-1)[:, None]  # (n, 1, S, S)
+            inside = (grid.abs() <= 1).all(-1)[:, None]  # (B * n, 1, S, S)
             crops = torch.where(inside, crops, fill)
-        colour = plan.colour[rows]
-        flat = torch.baddbmm(colour[:, :, 3:], colour[:, :, :3], crops.flatten(2))  # (n, 3, S*S)
-        return _erase(flat.view_as(crops), plan.erased[rows], fill)
+        colour = plan.colour[:, rows].flatten(0, 1)
+        flat = torch.baddbmm(colour[:, :, 3:], colour[:, :, :3], crops.flatten(2))  # (B * n, 3, S*S)
+        return _erase(flat.view_as(crops), plan.erased[:, rows].flatten(0, 1), fill)
+
+
+def _joined(crops: list[Tensor]) -> Tensor:
+    """The crops of one picture after those of another; those of a single one are not copied."""
+    return crops[0] if len(crops) == 1 else torch.cat(crops)
 
 
 def sampling_grid(homography: Tensor, size: int) -> Tensor:
@@ -207,7 +220,7 @@ def sample(image: Tensor, grid: Tensor, sides: Sequence[float], *, outside: str)
 
 
 def _geometry(spec: CropSpec, u: tuple[Tensor, ...], *, width: int, height: int) -> tuple[Tensor, Tensor]:
-    """Window x rotation x flip x perspective as one matrix per crop; windows are square in pixels."""
+    """Window x rotation x flip x perspective as one matrix per crop, (B, N, 3, 3); windows are square in pixels."""
     n = spec.count
     index = torch.arange(n)
     # Spread overviews evenly over the indices, so that every chunk holds the same mix.
@@ -217,7 +230,7 @@ def _geometry(spec: CropSpec, u: tuple[Tensor, ...], *, width: int, height: int)
     side = torch.where(overview, (1 + 0.1 * u[0]) * max(width, height), detail)
     # A window stays inside the picture where it fits; where it does not, it is centred with 5 % play.
     centre_x, centre_y = _centre(u[1], side, width), _centre(u[2], side, height)
-    zero, one = torch.zeros(n), torch.ones(n)
+    zero, one = torch.zeros_like(side), torch.ones_like(side)
     window = _matrices(
         [side / width, zero, 2 * centre_x / width - 1, zero, side / height, 2 * centre_y / height - 1, zero, zero, one]
     )
@@ -237,26 +250,27 @@ def _centre(u: Tensor, side: Tensor, length: int) -> Tensor:
 
 
 def _matrices(entries: list[Tensor]) -> Tensor:
-    return torch.stack(entries, dim=-1).view(-1, 3, 3)
+    stacked = torch.stack(entries, dim=-1)
+    return stacked.view(*stacked.shape[:-1], 3, 3)
 
 
 def _colour(strength: float, u: tuple[Tensor, ...]) -> Tensor:
-    """Brightness, contrast, saturation and hue as one affine map per crop: (N, 3, 4).
+    """Brightness, contrast, saturation and hue as one affine map per crop: (B, N, 3, 4).
 
     Greys keep their hue by construction: the saturation and hue matrices have rows of sum 1. Hue is a
     rotation about the grey axis by at most strength x 180 degrees (Rodrigues' formula).
     """
     bright, contrast, saturation, hue = (2 * value - 1 for value in u)
-    k = (1 + strength * contrast)[:, None, None]
-    s = (1 + 2 * strength * saturation)[:, None, None]
+    k = (1 + strength * contrast)[..., None, None]
+    s = (1 + 2 * strength * saturation)[..., None, None]
     luma = torch.tensor(_LUMA).expand(3, 3)
     saturate = s * torch.eye(3) + (1 - s) * luma
-    angle = (math.pi * strength * hue)[:, None, None]
+    angle = (math.pi * strength * hue)[..., None, None]
     axis = 1 / math.sqrt(3)
     cross = axis * torch.tensor([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]])
     rotate = angle.cos() * torch.eye(3) + angle.sin() * cross + (1 - angle.cos()) / 3
-    offset = (0.5 * (1 - k) + (strength * bright)[:, None, None]).expand(-1, 3, 1)
-    return torch.cat([k * (saturate @ rotate), offset], dim=2)
+    offset = (0.5 * (1 - k) + (strength * bright)[..., None, None]).expand(*k.shape[:-2], 3, 1)
+    return torch.cat([k * (saturate @ rotate), offset], dim=-1)
 
 
 def _rectangle(probability: float, u: tuple[Tensor, ...]) -> Tensor:
@@ -266,7 +280,7 @@ def _rectangle(probability: float, u: tuple[Tensor, ...]) -> Tensor:
     drawn = u[0] < probability
     w, h = (torch.where(drawn, side, 0.0) for side in ((area * aspect).sqrt(), (area / aspect).sqrt()))
     left, top = -1 + u[3] * (2 - w), -1 + u[4] * (2 - h)
-    return torch.stack([left, top, left + w, top + h], dim=1)
+    return torch.stack([left, top, left + w, top + h], dim=-1)
 
 
 def _erase(crops: Tensor, erased: Tensor, fill: Tensor) -> Tensor:
@@ -279,8 +293,10 @@ def _erase(crops: Tensor, erased: Tensor, fill: Tensor) -> Tensor:
 
 
 def _add_noise(crops: Tensor, plan: CropPlan, rows: slice) -> Tensor:
-    if not any(plan.noisy[rows]):
+    if not any(any(own[rows]) for own in plan.noisy):
         return crops
-    rng = seeded(crops.device, plan.seed + rows.start + crops.shape[-1])
-    noise = torch.randn(crops.shape, generator=rng, device=crops.device)
-    return crops + noise * plan.noise[rows][:, None, None, None]
+    made = []
+    for own, seed in zip(crops.split(len(crops) // len(plan.seeds)), plan.seeds, strict=True):
+        rng = seeded(crops.device, seed + rows.start + crops.shape[-1])
+        made.append(torch.randn(own.shape, generator=rng, device=crops.device))
+    return crops + _joined(made) * plan.noise[:, rows].reshape(-1, 1, 1, 1)

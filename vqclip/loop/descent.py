@@ -11,21 +11,22 @@ from torch import Tensor
 
 
 class Normalised:
-    """Moves every tensor against its gradient by `lr`, in root mean square over its elements.
+    """Moves each of a batch of latents against its gradient by `lr`, in root mean square over its elements.
 
     The picture-making step of Santurkar et al. 2019 ("Image Synthesis with a Single (Robust) Classifier"). Adam gives
     every element its own rate and so takes the noise of elements that do not matter as seriously as those that do;
     here their ratio stays what the gradient says.
 
     Args:
-        tensors: what moves; a gradient of zero leaves its tensor where it is.
-        lr: length of a step, in units of the latent. weight_decay: share of the tensor added to its gradient.
+        tensors: what moves, (B, ...) each; a gradient of zero leaves its row where it is.
+        lr: length of a step, in units of the latent. weight_decay: share of the latent added to its gradient.
 
     No `torch.optim.Optimizer`: the first one of a process imports all of torch._dynamo, a second before the first step.
     """
 
     def __init__(self, tensors: Iterable[Tensor], lr: float, weight_decay: float = 0.0) -> None:
         self.param_groups: list[dict[str, Any]] = [{"params": list(tensors), "lr": lr, "weight_decay": weight_decay}]
+        self.state: dict[Tensor, dict[str, Any]] = {}  # as torch's optimizers have it; nothing is remembered
 
     @torch.no_grad()
     def step(self) -> None:
@@ -35,7 +36,7 @@ class Normalised:
                 if tensor.grad is None:
                     continue
                 slope = tensor.grad + group["weight_decay"] * tensor
-                size = slope.square().mean().sqrt()
+                size = slope.square().mean(tuple(range(1, slope.dim())), keepdim=True).sqrt()
                 tensor.sub_(torch.where(size > 0, slope * (group["lr"] / size.clamp_min(1e-30)), 0.0))
 
     def zero_grad(self, set_to_none: bool = True) -> None:  # noqa: FBT001, FBT002  # as torch's optimizers have it

@@ -21,28 +21,28 @@ _EDGE: Final = 0.1  # difference of neighbouring areas, of 1, from which it is a
 
 
 def flatness(image: Tensor) -> Tensor:
-    """Mean difference of neighbouring areas of (1, 3, H, W), edges counted as no more than `_EDGE`."""
-    down, across = (image.diff(dim=axis).abs().clamp_max(_EDGE).mean() for axis in (-2, -1))
+    """(B,): mean difference of neighbouring areas of (B, 3, H, W), edges counted as no more than `_EDGE`."""
+    down, across = (image.diff(dim=axis).abs().clamp_max(_EDGE).mean((1, 2, 3)) for axis in (-2, -1))
     return (down + across) / 2
 
 
 def hues(image: Tensor) -> Tensor:
-    """Mean chroma of (1, 3, H, W) that is not of the prevailing hue, in hundreds of L*a*b*."""
-    chroma = to_lab(image.movedim(1, -1))[..., 1:].flatten(0, -2)  # (N, 2)
+    """(B,): mean chroma of (B, 3, H, W) that is not of the prevailing hue, in hundreds of L*a*b*."""
+    chroma = to_lab(image.movedim(1, -1))[..., 1:].flatten(1, 2)  # (B, N, 2)
     with torch.no_grad():  # the direction that most of the colour lies in
-        prevailing = F.normalize((chroma * chroma.norm(dim=1, keepdim=True)).mean(0), dim=0)
-    along = chroma @ prevailing
-    aside = chroma - along[:, None] * prevailing
-    return (aside.square().sum(1).clamp_min(1e-6).sqrt() + (-along).clamp_min(0)).mean() / 100
+        prevailing = F.normalize((chroma * chroma.norm(dim=2, keepdim=True)).mean(1, keepdim=True), dim=2)
+    along = (chroma * prevailing).sum(2)
+    aside = chroma - along[..., None] * prevailing
+    return (aside.square().sum(2).clamp_min(1e-6).sqrt() + (-along).clamp_min(0)).mean(1) / 100
 
 
 def _below(value: Tensor, bound: float) -> Tensor:
-    """How far a value lies below a bound on average, in hundreds."""
-    return (bound - value).clamp_min(0).mean() / 100
+    """(B,): how far values (B, H, W) lie below a bound on average, in hundreds."""
+    return (bound - value).clamp_min(0).mean((1, 2)) / 100
 
 
 def _above(value: Tensor, bound: float) -> Tensor:
-    return (value - bound).clamp_min(0).mean() / 100
+    return (value - bound).clamp_min(0).mean((1, 2)) / 100
 
 
 def _light(image: Tensor) -> Tensor:
@@ -88,7 +88,7 @@ def appear(look: str, weight: float, *, first: int = 0) -> Loss:
 
     def term(view: View) -> Tensor:
         if view.step < first:
-            return view.image.new_zeros(())
+            return view.none
         side = max(1, min(view.image.shape[-2:]) // 64)
         return weight * measure(F.avg_pool2d(view.image, side))
 

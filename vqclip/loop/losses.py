@@ -1,7 +1,7 @@
 """View and the pure loss functions: prompt terms over crops, drawing terms over the picture.
 
-Every loss is a callable `View -> scalar tensor`, made by a factory that closed over its target and
-weight. Nothing here knows a model, a file or a config.
+Every loss is a callable `View -> (B,) tensor`, a value for each latent of a batch, made by a factory that closed over
+its target and weight. Nothing here knows a model, a file or a config.
 """
 
 from __future__ import annotations
@@ -20,16 +20,23 @@ from vqclip.loop.colours import depth
 
 @dataclass(frozen=True)
 class View:
-    """What a loss may look at in one iteration.
+    """What a loss may look at in one iteration of B latents.
 
-    `latent` (1, C, h, w); `image` (1, 3, H, W) in [0, 1]; `embeds` holds one (N, E) tensor of unit
-    rows per perceptor, for the crops of the current chunk (empty for picture terms).
+    `latent` (B, C, h, w); `image` (B, 3, H, W) in [0, 1]; `embeds` holds one (B, N, E) tensor of unit
+    rows per perceptor, for the crops of the current chunk (empty for picture terms); `start` (B, C, h, w), for picture
+    terms, is where the latents set out from.
     """
 
     step: int
     latent: Tensor
     image: Tensor
     embeds: Sequence[Tensor] = ()
+    start: Tensor = field(default_factory=lambda: torch.empty(0))  # fits no latent
+
+    @property
+    def none(self) -> Tensor:
+        """(B,) zeros without a gradient: what a term is that does not count yet."""
+        return self.image.new_zeros(len(self.image))
 
 
 Loss = Callable[[View], Tensor]
@@ -54,21 +61,21 @@ def spherical_distance(features: Tensor, targets: Tensor) -> Tensor:
     tangent-space metric), which keeps precision where f is close to t and arccos would lose it.
 
     Args:
-        features: (N, E) float32, unit rows.
-        targets: (M, E) float32, unit rows.
+        features: (..., N, E) float32, unit rows.
+        targets: (M, E) float32, unit rows, or (..., M, E) with the leading sizes of the features.
 
     Returns:
-        (N, M) distances.
+        (..., N, M) distances.
     """
-    chord = (features[:, None] - targets[None]).norm(dim=-1)
+    chord = (features[..., :, None, :] - targets[..., None, :, :]).norm(dim=-1)
     # arcsin's slope is infinite at 1 (opposite vectors) and the norm's is undefined at 0: stay inside.
     half_angle: Tensor = chord.div(2).clamp(max=1 - 1e-6).arcsin()
     return 2 * half_angle.square()
 
 
 def cosine_distance(features: Tensor, targets: Tensor) -> Tensor:
-    """Minus the cosine between unit vectors, in [-1, 1]: (N, E) and (M, E) -> (N, M)."""
-    return -(features @ targets.T)
+    """Minus the cosine between unit vectors, in [-1, 1]: (..., N, E) and (..., M, E) -> (..., N, M)."""
+    return -(features @ targets.mT)
 
 
 # Name -> the distance itself, and its value where the spherical distance, in which stops are given, has that one.
@@ -105,7 +112,7 @@ def attract(
     """Pull the crops towards a target: weight x mean distance.
 
     Args:
-        targets: one (M, E) tensor of unit rows per perceptor.
+        targets: one (M, E) tensor of unit rows per perceptor; or (B, M, E), a target for each latent of a batch.
         weights: one factor >= 0 per perceptor; they are normalised to sum 1.
         weight: factor on the term.
         stop: spherical distance at which a crop stops being pulled, None for never.
@@ -137,12 +144,12 @@ def avoid(
     shares = [w / sum(weights) for w in weights]
 
     def term(view: View) -> Tensor:
-        total = view.image.new_zeros(())
+        total = view.none
         if view.step < first:
             return total
         for share, embeds, away, stop in zip(shares, view.embeds, directions, stops, strict=True):
-            near = (stop - spherical_distance(embeds, away)).clamp_min(0)  # (N, R)
-            total = total + share * near.mean(0).sum()
+            near = (stop - spherical_distance(embeds, away)).clamp_min(0)  # (B, N, R)
+            total = total + share * near.mean(1).sum(1)
         return weight * total
 
     return term
@@ -150,7 +157,7 @@ def avoid(
 
 def together(*terms: Loss) -> Loss:
     """The sum of several terms, as one with one curve."""
-    return lambda view: torch.stack([term(view) for term in terms]).sum()
+    return lambda view: torch.stack([term(view) for term in terms]).sum(0)
 
 
 def unpaint(word: str, weight: float, *, spare: float, first: int = 0) -> Loss:
@@ -164,9 +171,9 @@ def unpaint(word: str, weight: float, *, spare: float, first: int = 0) -> Loss:
 
     def term(view: View) -> Tensor:
         if view.step < first:
-            return view.image.new_zeros(())
+            return view.none
         inside = depth(_areas(view.image), word).clamp_min(0)
-        return weight * inside.mean() / 100 * ((inside > 0).float().mean() > spare)
+        return weight * inside.mean((1, 2)) / 100 * ((inside > 0).float().mean((1, 2)) > spare)
 
     return term
 
@@ -179,9 +186,9 @@ def where_painted(word: str, loss: Loss, *, spare: float, first: int = 0) -> Los
 
     def term(view: View) -> Tensor:
         if view.step < first:
-            return view.image.new_zeros(())
+            return view.none
         with torch.no_grad():
-            there = (depth(_areas(view.image), word) > 0).float().mean() > spare
+            there = (depth(_areas(view.image), word) > 0).float().mean((1, 2)) > spare
         return loss(view) * there
 
     return term
@@ -192,16 +199,16 @@ def paint(words: Sequence[str], weight: float, *, first: int = 0) -> Loss:
 
     def term(view: View) -> Tensor:
         if view.step < first:
-            return view.image.new_zeros(())
+            return view.none
         areas = _areas(view.image)
         nearest = torch.stack([depth(areas, word) for word in words]).amax(0)
-        return weight * (-nearest).clamp_min(0).mean() / 100
+        return weight * (-nearest).clamp_min(0).mean((1, 2)) / 100
 
     return term
 
 
 def _areas(image: Tensor) -> Tensor:
-    """(1, 3, H, W) averaged to about 64 px along the short side: single pixels do not count."""
+    """(B, 3, H, W) averaged to about 64 px along the short side: single pixels do not count."""
     return F.avg_pool2d(image, max(1, min(image.shape[-2:]) // 64))
 
 
@@ -214,12 +221,12 @@ def _prompt_term(
     end = None if stop is None else sign * at_spherical(stop)
 
     def term(view: View) -> Tensor:
-        total = view.image.new_zeros(())
+        total = view.none
         for share, embeds, target in zip(shares, view.embeds, targets, strict=True):
             signed = sign * measure(embeds, target)
             if end is not None:
                 signed = stop_at(signed, end)
-            total = total + share * signed.mean()
+            total = total + share * signed.mean((1, 2))
         return weight * total
 
     return term
@@ -230,25 +237,24 @@ def smooth(weight: float) -> Loss:
 
     def term(view: View) -> Tensor:
         x = view.image
-        return weight * (x.diff(dim=-1).abs().mean() + x.diff(dim=-2).abs().mean())
+        return weight * (x.diff(dim=-1).abs().mean((1, 2, 3)) + x.diff(dim=-2).abs().mean((1, 2, 3)))
 
     return term
 
 
-def anchor(start: Tensor, weight: float, *, unit: float = 1.0) -> Loss:
-    """Hold the latent near the start: mean squared difference, in lengths of `unit`. `start` (1, C, h, w)."""
-    start = start.detach().clone()
+def anchor(weight: float, *, unit: float = 1.0) -> Loss:
+    """Hold each latent near its start: mean squared difference, in lengths of `unit`."""
 
     def term(view: View) -> Tensor:
-        return weight / unit**2 * F.mse_loss(view.latent, start)
+        return weight / unit**2 * (view.latent - view.start).square().mean((1, 2, 3))
 
     return term
 
 
 def decay(weight: float, *, unit: float = 1.0) -> Loss:
-    """Pull the latent towards zero: half its mean square, likewise (nerdyrodent's init term, undamped)."""
+    """Pull each latent towards zero: half its mean square, likewise (nerdyrodent's init term, undamped)."""
 
     def term(view: View) -> Tensor:
-        return weight / unit**2 * view.latent.square().mean() / 2
+        return weight / unit**2 * view.latent.square().mean((1, 2, 3)) / 2
 
     return term

@@ -34,7 +34,7 @@ from vqclip.judge.rivals import COUNT, rivals
 from vqclip.loop.annealing import Levels
 from vqclip.loop.crops import CropSpec
 from vqclip.perceptors import Perceptor, clip, open_clip
-from vqclip.run.device import pick_device, pick_dtype, pick_threads
+from vqclip.run.device import most_threads, pick_device, pick_dtype, pick_threads
 from vqclip.run.exact import hardware
 from vqclip.run.inputs import check, digests
 from vqclip.run.preflight import check_files
@@ -189,7 +189,7 @@ def load_models(config: Config, note: Callable[[str], None] = warnings.warn) -> 
             "models": [*made.models, *([judge_file.name] if judge_file else [])],
             "device": str(device),
             "precision": str(dtype).removeprefix("torch."),
-            "threads": torch.get_num_threads(),
+            "threads": most_threads(config),
             "files": digests(config),
             **hardware(device),
         },
@@ -276,12 +276,12 @@ def _vqgan(config: Config, runtime: Runtime, also: list[Path]) -> Callable[[Tens
         guides.append(perceptor(guide.model, file, runtime))
         names.append(file.name)
         hashes[f"guide {number}"], eyes[f"guide {number}"] = file.sha256, sketch(file.state)
-    weights = [guide.weight for guide in config.guides]
+    weights, threads = [guide.weight for guide in config.guides], most_threads(config)
     models = (*(file.name for file in drawing.values()), *names)
 
     def finish(image: Tensor | None) -> Made:
         started = recipe if image is None else replace(recipe, image=image)
-        backend = VQGANBackend(generator, guides, weights, recipe=started, denoiser=denoise)
+        backend = VQGANBackend(generator, guides, weights, recipe=started, denoiser=denoise, threads=threads)
         return Made(backend, hashes, models, tuple(guide.read for guide in guides), eyes)
 
     return finish

@@ -28,7 +28,7 @@ from vqclip.record import folder as folders
 from vqclip.report.page import write_comparison_page
 from vqclip.report.sheet import write_sheet
 from vqclip.run.assemble import Models, Once, job_of, load_models, open_judge
-from vqclip.run.device import pick_threads
+from vqclip.run.device import most_threads
 from vqclip.run.forecasts import forecasts
 from vqclip.run.picture import Interrupted, make_picture, stop_on_signal
 from vqclip.run.progress import Progress
@@ -143,7 +143,7 @@ def _entries(config: Config, name: str, root: Path, seeds: int) -> Iterator[Entr
                 extras=picture.extras,
                 prompts=(),
                 seed=(config.seed if seed is None else seed) + number,
-                threads=pick_threads(config),
+                threads=most_threads(config),
             )
             folder = cells.place(root, name, job_of(single))
             single = replace(single, name=folder.name, outputs=str(folder.parent))

@@ -9,11 +9,16 @@ from vqclip.job import InputError
 from vqclip.run.cores import physical
 
 
+def most_threads(config: Config) -> int:
+    """CPU threads that a run may use, whatever the environment says: as asked for, else one for each physical core."""
+    return config.threads or physical()
+
+
 def pick_threads(config: Config) -> int:
-    """CPU threads of a run: as asked for, else as many as pay, whatever the environment says.
+    """CPU threads that one picture is worth, `most_threads` at most.
 
     The models that ship are so small that threads wait for each other as long as they save, and where something else
-    has one of the cores much longer; any others get every physical core.
+    has one of the cores much longer: they get one, and several only for several latents side by side.
     """
     steering = (config.generator, *(guide.model for guide in config.guides), config.denoiser.model)
     parts = {
@@ -23,7 +28,7 @@ def pick_threads(config: Config) -> int:
     }
     named = [part for backend in {config.backend, config.start.backend or config.backend} for part in parts[backend]]
     small = all(part.split("/")[0] in ("starter", "auto", "none") for part in named)
-    return config.threads or (1 if small else physical())
+    return 1 if small else most_threads(config)
 
 
 def pick_device(wanted: str) -> torch.device:

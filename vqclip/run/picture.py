@@ -27,6 +27,7 @@ from vqclip.record.recorder import Recorder
 from vqclip.report.page import write_run_page
 from vqclip.run import exact, recipe
 from vqclip.run.assemble import Models, job_of, load_models
+from vqclip.run.device import most_threads
 from vqclip.run.forecasts import forecasts
 from vqclip.run.inputs import check_place, folder_names, placed
 from vqclip.run.memory import forget_peak, held
@@ -128,7 +129,7 @@ def singles(config: Config) -> list[Config]:
             variants=(),
             seeds=1,
             seed=picture.seed or 0,
-            threads=torch.get_num_threads(),
+            threads=most_threads(config),
             name=name,
         )
         for name, picture in zip(names, pictures, strict=True)

@@ -154,7 +154,7 @@ class _Work:
         self._grid = (size[1] // generator.stride, size[0] // generator.stride)
         self.device = generator.sample((generator.stride, generator.stride), self._rng).device
         self._cropper = Cropper(crops)
-        self._plan = self._cropper.draw(self._rng, width=size[0], height=size[1]).to(self.device)
+        self._plan = self._cropper.draw([self._rng], width=size[0], height=size[1]).to(self.device)
         self.cells = self._grid[0] * self._grid[1]
 
     def decode(self, rows: int, columns: int, turn: Turn = lambda: None) -> None:

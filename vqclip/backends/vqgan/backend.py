@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,17 +13,18 @@ from torch import Tensor
 from vqclip.backends import OnStep
 from vqclip.backends.clock import Clock
 from vqclip.backends.vqgan import joined
-from vqclip.backends.vqgan.population import leading
+from vqclip.backends.vqgan.population import Leaders
 from vqclip.backends.vqgan.starts import enlarge, half, smooth_colours
 from vqclip.backends.vqgan.terms import Guidance, areas
 from vqclip.generators import Generator
 from vqclip.generators.denoiser import Denoiser
-from vqclip.job import InputError, Job, Result, Step
+from vqclip.job import InputError, Job, Result, Step, Steps
 from vqclip.loop import losses
 from vqclip.loop.annealing import CALM, Annealing, Levels
 from vqclip.loop.crops import Cropper, CropSpec
 from vqclip.loop.descent import Normalised
-from vqclip.loop.optimize import MakeOptimizer, Optimizer, optimize
+from vqclip.loop.optimize import optimize
+from vqclip.loop.state import MakeOptimizer, Optimizer, State
 from vqclip.perceptors import Perceptor
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
@@ -98,15 +100,16 @@ class VQGANBackend:
     Args:
         generator: the image model. guides: the CLIP models that steer. weights: one factor per guide.
         denoiser: what keeps the generator's latents to drawings, None for nothing.
+        threads: most CPU threads for several latents at a time, one for each; 1 leaves torch's own number.
     """
 
     def __init__(
         self, generator: Generator, guides: Sequence[Perceptor], weights: Sequence[float], *, recipe: Recipe,
-        denoiser: Denoiser | None = None,
+        denoiser: Denoiser | None = None, threads: int = 1,
     ) -> None:  # fmt: skip
         self.generator, self.guides, self.weights, self.recipe = generator, list(guides), list(weights), recipe
-        self.denoiser = denoiser
-        self._cropper = Cropper(recipe.crops)
+        self.denoiser, self.threads = denoiser, threads
+        self.cropper = Cropper(recipe.crops)
         self._guidance = Guidance(self.guides, self.weights, recipe.emphasis, distance=recipe.distance)
 
     def check(self, job: Job) -> None:
@@ -118,71 +121,25 @@ class VQGANBackend:
             guide.embed_text(texts)
 
     def steps(self, job: Job) -> Iterator[Step]:
-        """Yield `job.steps` + 1 Steps: the untouched start first, the result last, all of the job's size.
-
-        With `coarse` the first part of the run works at half the size and goes on from its picture, enlarged:
-        the guides' pull then moves whole areas before it draws lines. With `tries` several starts take the first
-        part side by side; shown is the one that the guides like best so far.
-        """
-        early, shared = self._early(job.steps), round(self.recipe.tries_share * job.steps)
-        size = half(job.size, self.generator.stride) if early else job.size
-        names = ["", *(f"try {number} " for number in range(2, self._tries + 1))]
-        terms = self._terms(job, settled=shared)
-        runs = [self._begin(job, terms, size, range(early or job.steps), name=name) for name in names]
-        race = leading(runs, shared)
-        if not early:
-            yield from race
-            return
-        for step in race:
-            picture = enlarge(step.image[None], job.size)
-            if step.index < early:
-                yield Step(step.index, job.steps, picture[0], step.terms)
-        latent = self.generator.encode(picture)
-        yield from self._descend(job, terms, latent, range(early, job.steps), name="late ")
+        """Yield `job.steps` + 1 Steps: the untouched start first, the result last, all of the job's size."""
+        return (steps[0] for steps in Drawing(self, [job]))
 
     def parts(self, size: tuple[int, int], steps: int) -> list[tuple[tuple[int, int], int]]:
         """The updates of a run by the size they are made at, those of every try among them."""
-        early = self._early(steps)
-        extra = (self._tries - 1) * min(early or steps, round(self.recipe.tries_share * steps))
+        early = self.early(steps)
+        extra = (self.tries - 1) * min(early or steps, round(self.recipe.tries_share * steps))
         if not early:
             return [(size, steps + extra)]
         return [(half(size, self.generator.stride), early + extra), (size, steps - early)]
 
-    def _early(self, steps: int) -> int:
-        """How many updates are made at half the size."""
+    def early(self, steps: int) -> int:
+        """How many of the updates are made at half the size."""
         return 0 if self.recipe.start == "image" else round(self.recipe.coarse * steps)
 
     @property
-    def _tries(self) -> int:
+    def tries(self) -> int:
+        """How many starts a picture has."""
         return 1 if self.recipe.start == "image" else self.recipe.tries
-
-    def _begin(
-        self, job: Job, terms: losses.Losses, size: tuple[int, int], span: range, *, name: str
-    ) -> Iterator[Step]:
-        """One start and its run."""
-        latent = start_latent(self.generator, self.recipe, size=size, rng=job.rng(f"{name}start"))
-        yield from self._descend(job, terms, latent, span, name=name)
-
-    def _descend(self, job: Job, terms: losses.Losses, latent: Tensor, span: range, *, name: str) -> Iterator[Step]:
-        """The loop over a span of the job's steps; `name` tells its random streams from other runs'."""
-        denoise = None
-        if self.denoiser is not None:
-            denoise = Annealing(self.denoiser, self.recipe.levels, job.rng(f"{name}noise"))
-        return optimize(
-            self.generator,
-            latent,
-            self.guides,
-            losses.Losses(terms.crops, terms.picture | self._bounds(latent)),
-            cropper=self._cropper,
-            optimizer=_maker(self.recipe),
-            rate=cosine(self.recipe.rate, self.recipe.rate_end, job.steps),
-            steps=job.steps,
-            span=span,
-            rng=job.rng(f"{name}crops"),
-            average=self.recipe.average,
-            denoise=denoise,
-            unit=self.recipe.unit,
-        )
 
     def generate(self, job: Job, on_step: OnStep) -> Result:
         """Run all steps, calling `on_step` at each, and return the last picture; its seconds are those of the steps."""
@@ -194,7 +151,7 @@ class VQGANBackend:
         terms = dict(zip(step.terms, values, strict=True))
         return Result(job, step.image.cpu(), terms, step.index, clock.seconds)
 
-    def _terms(self, job: Job, *, settled: int) -> losses.Losses:
+    def terms(self, job: Job, *, settled: int) -> losses.Losses:
         """What the guides are to see, embedded once for all parts of a run."""
         recipe = self.recipe
         stopped = [p if p.stop is not None else replace(p, stop=recipe.exclude_stop) for p in job.exclude]
@@ -205,24 +162,131 @@ class VQGANBackend:
             job, exclude=off * recipe.area, extras=recipe.extras * recipe.area, settled=settled, said=prompts.said
         )
         if recipe.join == "features":
-            return losses.Losses(prompts.joined(job, exclude=off, extras=recipe.extras) | pictures, spots)
+            both = prompts.joined(job, exclude=off, extras=recipe.extras)
+            return losses.Losses(both | pictures, spots | self._bounds)
         pushes = prompts.roles_off(job, off, settled=settled) if recipe.roles else prompts.pushes(job, off)
         extras = (
             prompts.extras(job, recipe.extras)
             if recipe.roles
             else prompts.pulls("extras", job.extras, recipe.extras)
         )
-        return losses.Losses(prompts.pulls("include", job.include) | pushes | extras | pictures, spots)
+        pulls = prompts.pulls("include", job.include)
+        return losses.Losses(pulls | pushes | extras | pictures, spots | self._bounds)
 
-    def _bounds(self, latent: Tensor) -> dict[str, losses.Loss]:
+    @property
+    def _bounds(self) -> dict[str, losses.Loss]:
         """What is asked of the picture and the latent themselves."""
         recipe = self.recipe
         made = {
             "smooth": losses.smooth(recipe.smooth),
-            "anchor": losses.anchor(latent, recipe.anchor, unit=recipe.unit),
+            "anchor": losses.anchor(recipe.anchor, unit=recipe.unit),
             "decay": losses.decay(recipe.decay, unit=recipe.unit),
         }
         return {name: loss for name, loss in made.items() if getattr(recipe, name) > 0}
+
+
+class Drawing:
+    """The pictures of jobs that differ in their seeds alone, drawn side by side: yields the Steps of all of them.
+
+    With `coarse` the first part of the run works at half the size and goes on from its pictures, enlarged: the guides'
+    pull then moves whole areas before it draws lines. With `tries` several starts of each picture take the first part
+    side by side; shown is the one that the guides like best so far. A picture comes out as if it were drawn alone, but
+    for the rounding of sums.
+    """
+
+    def __init__(self, backend: VQGANBackend, jobs: Sequence[Job]) -> None:
+        self.jobs = list(jobs)
+        self._backend, self._recipe = backend, backend.recipe
+        self._leaders: Leaders | None = None
+        if len({replace(job, seed=0) for job in jobs}) != 1:
+            raise ValueError("jobs drawn side by side differ in their seeds alone")
+
+    def __iter__(self) -> Iterator[Steps]:
+        """Yield `steps` + 1 Steps: the untouched starts first, the results last, all of the jobs' size."""
+        job, backend = self.jobs[0], self._backend
+        early, shared = backend.early(job.steps), round(self._recipe.tries_share * job.steps)
+        terms = backend.terms(job, settled=shared)
+        size = half(job.size, backend.generator.stride) if early else job.size
+        names = ["", *(f"try {number} " for number in range(2, backend.tries + 1))]
+        streams = [(job, name) for job in self.jobs for name in names]
+        begun = [
+            start_latent(backend.generator, self._recipe, size=size, rng=job.rng(f"{name}start"))
+            for job, name in streams
+        ]
+        self._set_out(torch.cat(begun), streams)
+        if backend.tries > 1:
+            self._leaders = Leaders(backend.tries)
+        for steps in self._race(self._descend(terms, range(early or job.steps)), shared):
+            if not early:
+                yield steps
+                continue
+            pictures = enlarge(steps.images, job.size)
+            if steps.index < early:
+                yield Steps(steps.index, steps.total, pictures, steps.terms)
+        if early:
+            self._set_out(backend.generator.encode(pictures), [(job, "late ") for job in self.jobs])
+            yield from self._descend(terms, range(early, job.steps))
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with some of the pictures, by their numbers in the Steps; to be called between two of them."""
+        self.jobs = [self.jobs[row] for row in rows]
+        self._state.keep(rows if self._leaders is None else self._leaders.keep(rows))
+
+    def _set_out(self, latents: Tensor, streams: Sequence[tuple[Job, str]]) -> None:
+        """Begin a part of the run; the names tell its random streams from other parts'."""
+        recipe, denoiser, denoise = self._recipe, self._backend.denoiser, None
+        if denoiser is not None:
+            denoise = Annealing(denoiser, recipe.levels, [job.rng(f"{name}noise") for job, name in streams])
+        rngs = [job.rng(f"{name}crops") for job, name in streams]
+        self._state = State(latents, rngs, optimizer=_maker(recipe), denoise=denoise)
+
+    def _race(self, run: Iterator[Steps], until: int) -> Iterator[Steps]:
+        """What the leading try of each picture shows; from the update `until` on the leaders go on alone."""
+        for steps in run:
+            if self._leaders is None:
+                yield steps
+                continue
+            shown = self._leaders.of(steps)
+            if steps.index >= until:
+                self._state.keep(self._leaders.rows())
+                self._leaders = None
+            yield shown
+
+    def _descend(self, terms: losses.Losses, span: range) -> Iterator[Steps]:
+        """The loop over a span of the steps, from the state at hand."""
+        backend, recipe, total = self._backend, self._recipe, self.jobs[0].steps
+        run = optimize(
+            backend.generator,
+            self._state,
+            backend.guides,
+            terms,
+            cropper=backend.cropper,
+            rate=cosine(recipe.rate, recipe.rate_end, total),
+            steps=total,
+            span=span,
+            average=recipe.average,
+            unit=recipe.unit,
+        )
+        while True:
+            with at_least_threads(min(backend.threads, len(self._state))):
+                steps = next(run, None)
+            if steps is None:
+                return
+            yield steps
+
+
+@contextmanager
+def at_least_threads(count: int) -> Iterator[None]:
+    """Within it torch has `count` CPU threads, if it has less elsewhere."""
+    usual = torch.get_num_threads()
+    if count <= usual:
+        yield
+        return
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(usual)
 
 
 def _maker(recipe: Recipe) -> MakeOptimizer:

@@ -1,48 +1,52 @@
-"""Several runs side by side, of which one goes on."""
+"""Several starts of each picture side by side, of which one goes on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from vqclip.job import Step
+from vqclip.job import Steps
 
 
-def leading(runs: Sequence[Iterator[Step]], until: int) -> Iterator[Step]:
-    """Advance all runs together, yielding the step of the one whose loss was lowest lately.
+class Leaders:
+    """Whose loss was lowest lately, among the tries of each of several pictures.
 
-    After update `until` the leader goes on alone. Losses change with every draw of crops and noise, so the last
-    few count, each by 0.7 of the one after it. Who leads is known to the device alone until one goes on.
+    Losses change with every draw of crops and noise, so the last few count, each by 0.7 of the one after it. Who leads
+    is known to the device alone until `rows` asks.
+
+    Args:
+        tries: how many latents belong to a picture; they lie one after the other in a batch.
     """
-    if len(runs) == 1:  # nothing to compare
-        yield from runs[0]
-        return
-    recent: Tensor | float = 0.0
-    for together in zip(*runs, strict=True):
-        recent = 0.7 * recent + _totals(together)
-        leader = recent.nan_to_num(nan=torch.inf).argmin()  # a run without numbers leads none with some
-        yield _chosen(together, leader[None])
-        if together[0].index >= until:
-            yield from runs[int(leader)]  # device sync, once in a run
-            return
+
+    def __init__(self, tries: int) -> None:
+        self._tries = tries
+        self._recent: Tensor | float = 0.0
+        self._leaders = torch.zeros(0, dtype=torch.long)
+
+    def of(self, steps: Steps) -> Steps:
+        """What the leader of each picture shows in a step of all tries."""
+        self._recent = 0.7 * self._recent + totals(steps)  # (pictures * tries,)
+        # One without numbers leads none with some.
+        first = self._recent.nan_to_num(nan=torch.inf).view(-1, self._tries).argmin(1)
+        self._leaders = first + self._tries * torch.arange(len(first), device=first.device)
+        return steps.rows(self._leaders)
+
+    def rows(self) -> list[int]:
+        """The leaders' numbers in the batch; waits for the device."""
+        return [int(row) for row in self._leaders.tolist()]
+
+    def keep(self, pictures: Sequence[int]) -> list[int]:
+        """Go on with the tries of some of the pictures; returns their numbers in the batch."""
+        rows = [picture * self._tries + number for picture in pictures for number in range(self._tries)]
+        if isinstance(self._recent, Tensor):
+            self._recent = torch.stack([self._recent[row] for row in rows])
+        return rows
 
 
-def _totals(together: Sequence[Step]) -> Tensor:
-    """(R,): the sum of each step's terms, on the device, as precise as it can."""
-    image = together[0].image
-    exact = torch.float32 if image.device.type == "mps" else torch.float64
-    sums = [sum(step.terms.values(), image.new_zeros((), dtype=exact)) for step in together]
-    return torch.stack(sums)
-
-
-def _chosen(together: Sequence[Step], leader: Tensor) -> Step:
-    """The step of the run whose number, (1,), lies on the device."""
-    first = together[0]
-
-    def pick(values: list[Tensor]) -> Tensor:
-        return torch.stack(values).index_select(0, leader)[0]
-
-    terms = {name: pick([step.terms[name] for step in together]) for name in first.terms}
-    return Step(first.index, first.total, pick([step.image for step in together]), terms)
+def totals(steps: Steps) -> Tensor:
+    """(B,): the sum of each latent's terms, on the device, as precise as it can."""
+    images = steps.images
+    exact = torch.float32 if images.device.type == "mps" else torch.float64
+    return sum(steps.terms.values(), images.new_zeros(len(images), dtype=exact))

@@ -14,7 +14,7 @@ def half(size: tuple[int, int], stride: int) -> tuple[int, int]:
 
 
 def enlarge(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """(1, 3, h, w) -> (1, 3, H, W) for `size` = (width, height), bicubic, in [0, 1]."""
+    """(B, 3, h, w) -> (B, 3, H, W) for `size` = (width, height), bicubic, in [0, 1]."""
     return F.interpolate(image, size[::-1], mode="bicubic", align_corners=False).clamp(0, 1)
 
 
