@@ -128,7 +128,7 @@ def test_no_step_waits_for_prompts_and_pictures(machine: Machine, tmp_path: Path
 
 def test_of_several_tries_the_leader_is_asked_for_once(machine: Machine) -> None:
     made = machine.waits(tries=2, tries_share=0.5, steps=4, exclude="yellow")
-    assert made == ["a number read"]
+    assert made == ["(1,) copied to the host"]
 
 
 def test_joined_features_wait_for_nothing(machine: Machine) -> None:

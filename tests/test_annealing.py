@@ -20,7 +20,7 @@ def still() -> Denoiser:
 
 
 def walk(levels: Levels, seed: int, latent: Tensor, *, denoiser: Denoiser | None = None) -> list[Tensor]:
-    denoise = Annealing(denoiser or still(), levels, torch.Generator().manual_seed(seed))
+    denoise = Annealing(denoiser or still(), levels, [torch.Generator().manual_seed(seed)])
     return [denoise(latent, progress) for progress in (0.0, 0.5, 1.0)]
 
 
@@ -71,3 +71,15 @@ def test_noise_is_as_long_as_the_latents() -> None:
     plain = walk(levels, 0, latent, denoiser=Denoiser(network(), device=CPU))
     longer = walk(levels, 0, 10 * latent, denoiser=Denoiser(network(), device=CPU, unit=10.0))
     assert all(torch.allclose(long / 10, short, atol=1e-5) for long, short in zip(longer, plain, strict=True))
+
+
+def test_each_latent_has_noise_of_its_own_and_keeps_it() -> None:
+    levels, latent = Levels(0.9, 0.2, churn=0.5), torch.randn(3, 8, 4, 4)
+    denoise = Annealing(still(), levels, [torch.Generator().manual_seed(seed) for seed in (5, 6, 7)])
+    first = denoise(latent, 0.0)
+    denoise.keep([2, 0])
+    then = denoise(latent[[2, 0]], 0.5)
+    for row, kept, seed in ((2, 0, 7), (0, 1, 5)):
+        own = walk(levels, seed, latent[row : row + 1])
+        assert torch.allclose(first[row], own[0][0], atol=1e-6)
+        assert torch.allclose(then[kept], own[1][0], atol=1e-6)

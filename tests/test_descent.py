@@ -12,30 +12,31 @@ from vqclip.loop.descent import Normalised, counted_in
 def test_a_step_is_as_long_as_the_rate_and_follows_the_gradient() -> None:
     rng = torch.Generator().manual_seed(0)
     start, slope = torch.randn(2, 3, 5, generator=rng), torch.randn(2, 3, 5, generator=rng) * 1e-4
+    slope[1] *= 1e3  # each of a batch by its own gradient
     tensor = start.clone().requires_grad_()
     tensor.grad = slope
     Normalised([tensor], lr=0.25).step()
-    moved = (tensor - start).detach()
-    assert moved.square().mean().sqrt() == pytest.approx(0.25, rel=1e-5)
-    assert torch.cosine_similarity(moved.flatten(), -slope.flatten(), dim=0) == pytest.approx(1, abs=1e-5)
+    for moved, against in zip((tensor - start).detach(), slope, strict=True):
+        assert moved.square().mean().sqrt() == pytest.approx(0.25, rel=1e-5)
+        assert torch.cosine_similarity(moved.flatten(), -against.flatten(), dim=0) == pytest.approx(1, abs=1e-5)
 
 
-@pytest.mark.parametrize("gradient", [None, torch.zeros(4)])
+@pytest.mark.parametrize("gradient", [None, torch.zeros(1, 4)])
 def test_nothing_to_descend_moves_nothing(gradient: torch.Tensor | None) -> None:
-    tensor = torch.ones(4, requires_grad=True)
+    tensor = torch.ones(1, 4, requires_grad=True)
     tensor.grad = gradient
     Normalised([tensor], lr=1.0).step()
-    assert tensor.tolist() == [1, 1, 1, 1]
+    assert tensor.tolist() == [[1, 1, 1, 1]]
 
 
 def test_decay_alone_leads_to_zero() -> None:
-    tensor = torch.full((4,), 2.0, requires_grad=True)
-    tensor.grad = torch.zeros(4)
+    tensor = torch.full((1, 4), 2.0, requires_grad=True)
+    tensor.grad = torch.zeros(1, 4)
     optimizer = Normalised([tensor], lr=0.5, weight_decay=0.1)
     optimizer.step()
-    assert tensor.tolist() == [1.5] * 4
+    assert tensor.tolist() == [[1.5] * 4]
     optimizer.zero_grad(set_to_none=False)
-    assert tensor.grad.tolist() == [0.0] * 4
+    assert tensor.grad.tolist() == [[0.0] * 4]
     optimizer.zero_grad()
     assert tensor.grad is None
 
@@ -44,7 +45,7 @@ def walk(name: str, unit: float, *, aware: bool = True) -> torch.Tensor:
     """Where ten updates by an optimizer lead a tensor whose loss is small and counts it in lengths of `unit`."""
     rng = torch.Generator().manual_seed(1)
     hills = torch.randn(2, 50, generator=rng, dtype=torch.float64)
-    tensor = (hills[0] * unit).requires_grad_()
+    tensor = (hills[:1] * unit).requires_grad_()
     optimizer = OPTIMIZERS[name]([tensor], lr=0.1, weight_decay=0.2)  # type: ignore[call-arg]  # all take both
     for _ in range(10):
         (1e-7 * (tensor / unit - hills[1]).square().sum()).backward()  # near Adam's 1e-8

@@ -38,4 +38,6 @@ def test_models_that_ship_get_one_thread_and_others_every_core(
     monkeypatch.setattr(device, "physical", lambda: 6)
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert device.pick_threads(from_mapping({"include": "x", **changes}, source="test")) == expected
-    assert device.pick_threads(from_mapping({"include": "x", "threads": 2, **changes}, source="test")) == min(2, expected)
+    two = from_mapping({"include": "x", "threads": 2, **changes}, source="test")
+    assert device.pick_threads(two) == min(2, expected)
+    assert device.most_threads(two) == 2

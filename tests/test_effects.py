@@ -10,7 +10,7 @@ import pytest
 
 from vqclip import config as configs
 from vqclip.config import load
-from vqclip.config.effects import RULES, RUN_RULES, notices
+from vqclip.config.effects import COMPARISON_RULES, RULES, RUN_RULES, notices
 from vqclip.config.schema import leaves
 
 
@@ -26,7 +26,7 @@ MASKED = ["backend=kandinsky", "size=128,128", *STARTED, "kandinsky.mask=m.png"]
 @pytest.mark.parametrize(
     ("overrides", "key", "why"),
     [
-        (["seeds=3"], "seeds", "only `compare` makes several"),
+        (["keep_by=judge"], "keep_by", "keep is not set"),
         (["variants=vqgan"], "variants", "only `compare`"),
         (["kandinsky.steps=3"], "kandinsky.steps", "kandinsky draws nothing here"),
         (["stable_diffusion.guidance=3"], "stable_diffusion.guidance", "stable-diffusion draws nothing here"),
@@ -68,7 +68,7 @@ def test_a_setting_without_effect_is_said_with_its_reason(overrides: list[str], 
     "overrides",
     [
         [],
-        ["seeds=1", "kandinsky.steps=50", "denoiser.model=none"],  # the defaults, or what has an effect
+        ["seeds=3", "kandinsky.steps=50", "denoiser.model=none"],  # the defaults, or what has an effect
         ["steps=3", "tries=2", "tries_share=1", "crops.rotate=3", "denoiser.noise=0.5", "start.cells=3", "judge=none"],
         ["backend=kandinsky", "size=128,128", "kandinsky.steps=3", *STARTED, "kandinsky.strength=1"],
         ["start.kind=backend", "start.backend=kandinsky", "kandinsky.steps=3", "steps=3"],
@@ -77,6 +77,7 @@ def test_a_setting_without_effect_is_said_with_its_reason(overrides: list[str], 
         ["tries=1", "tries_share=1", "exclude=x"],  # excludes and looks begin after the tries
         [*STARTED, "tries_share=1", "extras=flat"],
         ["preset=reference"],
+        ["seeds=3", "keep=1", "keep_by=judge", "keep_share=0.3", "batch=2"],
         ["preset=reference", "steps=3"],
     ],
 )
@@ -86,10 +87,10 @@ def test_what_has_an_effect_is_not_said(overrides: list[str]) -> None:
 
 def test_keys_with_one_reason_are_one_line(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
-    path.write_text("include: a\nkandinsky:\n  steps: 3\n  guidance: 2\nseeds: 2\n")
+    path.write_text("include: a\nkandinsky:\n  steps: 3\n  guidance: 2\nvariants: [vqgan]\n")
     loaded = load(path)
     assert set(notices(loaded.origins, [loaded.config])) == {
-        f"{path}:5: seeds has no effect: only `compare` makes several pictures of a prompt",
+        f"{path}:5: variants has no effect: only `compare` has variants",
         f"{path}:3: kandinsky.steps, kandinsky.guidance have no effect: kandinsky draws nothing here",
     }
 
@@ -138,3 +139,9 @@ def test_every_rule_names_keys_that_exist() -> None:
     for rule in RUN_RULES:
         for pattern in rule.keys:
             assert any(fnmatchcase(name, pattern) for name in names), pattern
+
+
+def test_a_comparison_makes_every_seed_alone() -> None:
+    loaded = load(None, ["include=a", "seeds=4", "keep=2"])
+    (line,) = notices(loaded.origins, [loaded.config], rules=COMPARISON_RULES)
+    assert line == "override: keep has no effect: `compare` makes every seed's picture alone"

@@ -48,7 +48,7 @@ def rows(width: int, seed: int = 0) -> Tensor:
 
 
 def terms(guidance: Guidance, job: Job, embeds: Sequence[Tensor], **factors: float) -> dict[str, Tensor]:
-    view = View(0, torch.zeros(1), torch.zeros(1, 3, 8, 8, dtype=torch.float64), embeds)
+    view = View(0, torch.zeros(1), torch.zeros(1, 3, 8, 8, dtype=torch.float64), [each[None] for each in embeds])
     wishes = guidance.joined(job, **({"exclude": 0.5, "extras": 1.0} | factors))
     return {name: term(view) for name, term in wishes.items()}
 
@@ -85,7 +85,7 @@ def test_prompts_of_other_weights_stay_apart_and_those_of_none_are_left_out() ->
     assert as_one(prompts) == [Prompt("a, c"), Prompt("b", 2.0), Prompt("e", 2.0, 1.2)]
     eye, embeds = Reader(12), rows(12)
     job = Job((Prompt("x"),), (Prompt("a", 2.0),), (Prompt("y", 3.0), Prompt("z")))
-    found = terms(Guidance([eye], [1.0], distance="cosine"), job, [embeds])
+    found = terms(Guidance([eye], [1.0], distance="cosine"), job, [embeds[None]])
     target = eye.raw("x") + 3 * eye.raw("y") + eye.raw("z")
     assert float(found["include: x"]) == pytest.approx(-cosine(target, embeds), abs=1e-12)
     assert float(found["exclude: a"]) == pytest.approx(cosine(eye.raw("a"), embeds), abs=1e-12)
@@ -96,7 +96,7 @@ def test_without_extras_an_include_alone_is_the_same_either_way(distance: str) -
     embeds, job = rows(12), Job((Prompt("apple", 1.5, 1.0),), (Prompt("text"),))
     guidance = Guidance([Reader(12)], [1.0], 0.5, distance=distance)
     features = terms(guidance, job, [embeds], exclude=1.0)
-    view = View(0, torch.zeros(1), torch.zeros(1, 3, 8, 8, dtype=torch.float64), [embeds])
+    view = View(0, torch.zeros(1), torch.zeros(1, 3, 8, 8, dtype=torch.float64), [embeds[None]])
     alone = guidance.pulls("include", job.include) | guidance.pushes(job, 1.0)
     apart = {name: term(view) for name, term in alone.items()}
     assert apart.keys() == features.keys()
@@ -107,7 +107,7 @@ def test_without_extras_an_include_alone_is_the_same_either_way(distance: str) -
 def test_emphasis_is_taken_off_the_joined_target() -> None:
     eye, embeds = Reader(12), rows(12)
     job = Job((Prompt("apple"),), (), (Prompt("oil"),))
-    found = terms(Guidance([eye], [1.0], 0.8, distance="cosine"), job, [embeds])
+    found = terms(Guidance([eye], [1.0], 0.8, distance="cosine"), job, [embeds[None]])
     names = [eye.raw(name) / eye.raw(name).norm() for name in concepts()]
     joined = eye.raw("apple") + eye.raw("oil")
     target = joined / joined.norm() - 0.8 * torch.stack(names).mean(0)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vqclip.loop import losses
+from vqclip.loop import looks, losses
 from vqclip.loop.losses import View
 
 
@@ -19,7 +19,7 @@ def unit(*shape: int, seed: int = 0) -> Tensor:
 
 
 def view(embeds: Tensor) -> View:
-    return View(0, torch.zeros(1, 4, 2, 2), torch.zeros(1, 3, 8, 8, dtype=embeds.dtype), [embeds])
+    return View(0, torch.zeros(1, 4, 2, 2), torch.zeros(1, 3, 8, 8, dtype=embeds.dtype), [embeds[None]])
 
 
 def test_spherical_distance_is_half_the_squared_angle() -> None:
@@ -125,7 +125,7 @@ def test_a_stop_is_the_same_angle_whatever_the_distance(make: object) -> None:
 def test_an_ensemble_is_the_weighted_mean_of_its_members() -> None:
     first, second = unit(1, 8), unit(1, 12, seed=1)
     a, b = unit(5, 8, seed=2), unit(5, 12, seed=3)
-    both = View(0, torch.zeros(1), torch.zeros(1, 3, 4, 4, dtype=torch.float64), [a, b])
+    both = View(0, torch.zeros(1), torch.zeros(1, 3, 4, 4, dtype=torch.float64), [a[None], b[None]])
     value = losses.attract([first, second], [3.0, 1.0], weight=1.0, stop=None)(both)
     expected = 0.75 * losses.spherical_distance(a, first).mean() + 0.25 * losses.spherical_distance(b, second).mean()
     assert torch.allclose(value, expected, atol=1e-12)
@@ -144,13 +144,65 @@ def test_anchor_and_decay_pull_where_they_say() -> None:
     start = torch.full((1, 2, 3, 3), 0.5)
     latent = torch.full((1, 2, 3, 3), 0.7, requires_grad=True)
     image = torch.zeros(1, 3, 4, 4)
-    anchored = losses.anchor(start, 1.0)
-    start.zero_()  # the term keeps the start it was given
-    value = anchored(View(0, latent, image))
+    value = losses.anchor(1.0)(View(0, latent, image, start=start))
     assert float(value.detach()) == pytest.approx(0.04)
     value.backward()
     assert (latent.grad > 0).all()
     assert float(losses.decay(2.0)(View(0, latent, image)).detach()) == pytest.approx(0.49)
-    longer = View(0, 10 * latent, image)
-    assert float(losses.anchor(start, 1.0, unit=10.0)(longer).detach()) == pytest.approx(0.49)  # the start is zero now
+    longer = View(0, 10 * latent, image, start=10 * start)
+    assert float(losses.anchor(1.0, unit=10.0)(longer).detach()) == pytest.approx(0.04)
     assert float(losses.decay(2.0, unit=10.0)(longer).detach()) == pytest.approx(0.49)
+
+
+def terms() -> dict[str, losses.Loss]:
+    """One of every kind, for two perceptors."""
+    aims = [unit(2, 8), unit(2, 12, seed=1)]
+    stops = [torch.tensor([1.0, 1.2], dtype=torch.float64)] * 2
+    pull = losses.attract(aims, [3.0, 1.0], weight=0.7, stop=1.1)
+    return {
+        "attract": pull,
+        "repel": losses.repel(aims, [3.0, 1.0], weight=0.7, stop=1.3, distance="cosine"),
+        "avoid": losses.avoid(aims, stops, [1.0, 1.0], weight=2.0),
+        "together": losses.together(pull, pull),
+        "unpaint": losses.unpaint("red", 1.0, spare=0.01),
+        "where painted": losses.where_painted("red", pull, spare=0.01),
+        "paint": losses.paint(["red", "blue"], 1.0),
+        "smooth": losses.smooth(0.5),
+        "anchor": losses.anchor(0.5),
+        "decay": losses.decay(0.5),
+        **{look: looks.appear(look, 1.0) for look in looks.NAMES},
+        "late": losses.avoid(aims, stops, [1.0, 1.0], weight=2.0, first=9),
+    }
+
+
+@pytest.mark.parametrize("name", terms())
+def test_every_latent_of_a_batch_has_the_value_and_gradient_that_it_has_alone(name: str) -> None:
+    rng = torch.Generator().manual_seed(4)
+    images = torch.rand(3, 3, 8, 8, generator=rng, dtype=torch.float64)
+    images[1, 0] = 1  # one of them is red
+    latents, starts = torch.randn(2, 3, 4, 2, 2, generator=rng, dtype=torch.float64)
+    embeds = [unit(3, 5, 8, seed=7), unit(3, 5, 12, seed=8)]
+    term = terms()[name]
+
+    def seen(rows: slice) -> tuple[Tensor, list[Tensor]]:
+        leaves = [part[rows].clone().requires_grad_() for part in (latents, images, *embeds)]
+        value = term(View(0, leaves[0], leaves[1], leaves[2:], starts[rows]))
+        if value.requires_grad:
+            value.sum().backward()
+        return value.detach(), [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
+
+    together, slopes = seen(slice(None))
+    assert together.shape == (3,)
+    for row in range(3):
+        alone, own = seen(slice(row, row + 1))
+        assert torch.allclose(together[row], alone[0], rtol=1e-12, atol=1e-14)
+        assert all(torch.allclose(a[row], b[0], rtol=1e-9, atol=1e-14) for a, b in zip(slopes, own, strict=True))
+
+
+def test_each_latent_may_have_a_target_of_its_own() -> None:
+    targets, embeds = unit(3, 1, 8, seed=1), unit(3, 6, 8, seed=2)
+    images = torch.zeros(3, 3, 8, 8, dtype=torch.float64)
+    value = losses.attract([targets], [1.0], weight=2.0, stop=None)(View(0, images, images, [embeds]))
+    for row in range(3):
+        alone = losses.spherical_distance(embeds[row], targets[row]).mean()
+        assert float(value[row]) == pytest.approx(2 * float(alone))

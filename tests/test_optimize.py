@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from vqclip.loop import losses
 from vqclip.loop.crops import Cropper
 from vqclip.loop.losses import Losses
 from vqclip.loop.optimize import optimize
+from vqclip.loop.state import State
 from vqclip.perceptors.clip import ClipPerceptor
 
 SIZE = (32, 32)
@@ -27,13 +29,14 @@ def adam(tensors: list[Tensor]) -> torch.optim.Optimizer:
 def loop(
     generator: VQGAN, guide: ClipPerceptor, terms: Losses, *, steps: int = 5, seed: int = 0, **changes: object
 ) -> Iterator[Step]:
-    options: dict[str, object] = {"optimizer": adam, "rate": lambda _: 0.1, "chunk": 4} | changes
+    options: dict[str, object] = {"rate": lambda _: 0.1, "chunk": 4} | changes
     cropper = Cropper(crop_spec(count=4, chunk=options.pop("chunk")))
-    latent = options.pop("latent", None)
+    latent: Any = options.pop("latent", None)
     if latent is None:
         latent = generator.sample(SIZE, torch.Generator().manual_seed(seed))
-    rng = torch.Generator().manual_seed(seed)
-    return optimize(generator, latent, [guide], terms, cropper=cropper, steps=steps, rng=rng, **options)  # type: ignore[arg-type]
+    state = State(latent, [torch.Generator().manual_seed(seed)], optimizer=adam, denoise=options.pop("denoise", None))  # type: ignore[arg-type]
+    run = optimize(generator, state, [guide], terms, cropper=cropper, steps=steps, **options)  # type: ignore[arg-type]
+    return (each[0] for each in run)
 
 
 def include(guide: ClipPerceptor, text: str = "apple") -> Losses:
@@ -122,7 +125,7 @@ def test_latents_stay_inside_the_codebooks_range(generator: VQGAN, guide: ClipPe
 def watched(seen: list[Tensor]) -> losses.Loss:
     def watch(view: losses.View) -> Tensor:
         seen.append(view.latent.detach().clone())
-        return view.image.sum() * 0
+        return view.image.sum((1, 2, 3)) * 0
 
     return watch
 
@@ -140,9 +143,8 @@ def test_averaged_latents_trail_the_live_ones(generator: VQGAN, guide: ClipPerce
 
 def test_a_picture_term_alone_is_descended(generator: VQGAN, guide: ClipPerceptor) -> None:
     latent = generator.sample(SIZE, torch.Generator().manual_seed(1))
-    target = torch.zeros_like(latent)
-    terms = Losses({}, {"anchor": losses.anchor(target, 1.0)})
-    values = [float(step.terms["anchor"]) for step in loop(generator, guide, terms, latent=latent, steps=8)]
+    terms = Losses({}, {"decay": losses.decay(1.0)})
+    values = [float(step.terms["decay"]) for step in loop(generator, guide, terms, latent=latent, steps=8)]
     assert values == sorted(values, reverse=True)
     assert values[-1] < values[0]
 
@@ -166,14 +168,18 @@ def test_stopping_early_is_break(generator: VQGAN, guide: ClipPerceptor) -> None
     assert step.index == 2
 
 
-def test_tidy_sees_every_updated_latent_and_has_the_last_word(generator: VQGAN, guide: ClipPerceptor) -> None:
+def test_a_denoiser_sees_every_updated_latent_and_has_the_last_word(generator: VQGAN, guide: ClipPerceptor) -> None:
     shares: list[float] = []
 
-    def grey(latent: Tensor, progress: float) -> Tensor:
-        shares.append(progress)
-        return torch.zeros_like(latent)
+    class Grey:
+        def __call__(self, latent: Tensor, progress: float) -> Tensor:
+            shares.append(progress)
+            return torch.zeros_like(latent)
 
-    seen = list(loop(generator, guide, include(guide), steps=4, denoise=grey))
+        def keep(self, rows: Sequence[int]) -> None:
+            raise AssertionError(rows)
+
+    seen = list(loop(generator, guide, include(guide), steps=4, denoise=Grey()))
     assert shares == [0.25, 0.5, 0.75, 1.0]
     flat = generator.decode(torch.zeros(1, 32, 8, 8))[0]
     assert torch.equal(seen[-1].image, flat)

@@ -78,6 +78,21 @@ def test_a_run_that_cannot_fit_is_told_the_largest_chunk(
     assert forecast(generator, [guide, other_guide], count=256, chunk=100).room == room
 
 
+def test_a_batch_that_cannot_fit_is_told_the_largest_one(
+    monkeypatch: pytest.MonkeyPatch, generator: VQGAN, guide: ClipPerceptor
+) -> None:
+    def forecast_of(*batches: tuple[tuple[int, int], int]) -> Forecast:
+        return preflight(generator, [guide], crop_spec(), size=(128, 128), steps=5, batches=batches)
+
+    give(monkeypatch, None)
+    one, two, four = (forecast_of(((64, 64), 3 * count), ((128, 128), count)).peak for count in (1, 2, 4))
+    assert one == forecast_of().peak  # a quarter of the pixels three times is less than all of them once
+    assert two - one == pytest.approx((four - two) / 2, rel=0.3)
+    give(monkeypatch, two)
+    with pytest.raises(ResourceError, match=r"chunk 4 and batch 12 needs .* lower batch to [2-6], crops.chunk or size"):
+        forecast_of(((64, 64), 12), ((128, 128), 4))
+
+
 def test_a_picture_that_cannot_fit_is_told_the_largest_size(
     monkeypatch: pytest.MonkeyPatch, generator: VQGAN, guide: ClipPerceptor
 ) -> None:
@@ -208,15 +223,17 @@ def test_weights_larger_than_memory_are_refused_unread(monkeypatch: pytest.Monke
     check_files([flat], torch.device("mps"))
 
 
-def test_the_forecast_is_near_the_truth() -> None:
+@pytest.mark.parametrize("pictures", [1, 3])
+def test_the_forecast_is_near_the_truth(pictures: int) -> None:
     """A whole process: the kernel's record of its memory against what was foreseen."""
     script = """
+import sys
 import torch
 from conftest import CPU, crop_spec, tiny_clip, tiny_vqgan_state
 from dataclasses import replace
 from test_vqgan_backend import RECIPE
 from vqclip.run import memory
-from vqclip.backends.vqgan.backend import VQGANBackend
+from vqclip.backends.vqgan.backend import Drawing, VQGANBackend
 from vqclip.job import Job, Prompt
 from vqclip.perceptors import clip; from vqclip.generators import vqgan
 from vqclip.run.preflight import preflight
@@ -225,15 +242,18 @@ generator = vqgan.VQGAN(vqgan.build(tiny_vqgan_state()), device=CPU)
 guide = clip.ClipPerceptor(clip.build(tiny_clip(1).state_dict()), device=CPU)
 spec = crop_spec(count=4, chunk=2)
 before = memory.held(CPU)[0]
-made = preflight(generator, [guide], spec, size=(208, 160), steps=1)
-VQGANBackend(generator, [guide], [1.0], recipe=replace(RECIPE, crops=spec)).generate(
-    Job((Prompt("x"),), size=(208, 160), steps=1), lambda step: None)
+backend = VQGANBackend(generator, [guide], [1.0], recipe=replace(RECIPE, crops=spec))
+size, pictures = (208, 160), int(sys.argv[1])
+made = preflight(generator, [guide], spec, size=size, steps=1, batches=backend.batches(size, 1, pictures))
+for step in Drawing(backend, [Job((Prompt("x"),), size=size, steps=1, seed=seed) for seed in range(pictures)]):
+    pass
 print(before, made.peak, memory.held(CPU)[1])
 """
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     done = subprocess.run(
-        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=120, check=True
-    )
+        [sys.executable, "-c", script, str(pictures)], env=environment, capture_output=True, text=True, timeout=120,
+        check=True,
+    )  # fmt: skip
     before, foreseen, measured = map(int, done.stdout.split())
     assert measured > before + 100_000_000  # the run, not only the base
     assert foreseen == pytest.approx(measured, rel=0.2)

@@ -115,8 +115,7 @@ def course_of_the_scheme(job: Job, plans: list[CropPlan], *, width: int, height:
 
 def moved(image: Tensor, plan: CropPlan) -> Tensor:
     """Black on all sides, then the whole mirrored, turned about its centre and shifted, nearest pixels."""
-    w = plan.windows
-    assert w is not None
+    (w,) = plan.windows
     padded = F.pad(image, (w.margin,) * 4)[0]
     padded = padded.flip(-1) if w.mirrored else padded
     height, width = padded.shape[1:]
@@ -130,8 +129,7 @@ def moved(image: Tensor, plan: CropPlan) -> Tensor:
 
 def windows_of(whole: Tensor, plan: CropPlan) -> Tensor:
     """Squares of the drawn sides at the drawn places, each brought to the eye's 32 pixels."""
-    w = plan.windows
-    assert w is not None
+    (w,) = plan.windows
     cut = []
     for left, top, side in zip(w.left.tolist(), w.top.tolist(), w.side.tolist(), strict=True):
         square = whole[None, :, top : top + side, left : left + side]
@@ -144,9 +142,9 @@ def noisy(crops: Tensor, plan: CropPlan) -> Tensor:
     """Normal noise, a chunk at a time from its own seed, of a deviation drawn per crop."""
     parts = []
     for part in plan.chunks:
-        rng = torch.Generator().manual_seed(plan.seed + part.start + 32)
+        rng = torch.Generator().manual_seed(plan.seeds[0] + part.start + 32)
         normal = torch.randn(len(part), 3, 32, 32, generator=rng)
-        parts.append(normal * plan.noise[part.start : part.stop, None, None, None])
+        parts.append(normal * plan.noise[0, part.start : part.stop, None, None, None])
     return crops + torch.cat(parts)
 
 
@@ -161,7 +159,7 @@ def test_terms_gradients_and_latents_are_those_of_the_scheme(
     ours, job = course_of_the_preset(monkeypatch, files, settings)
     config = load(None, ["preset=seed", "include=x", *settings]).config
     cropper, rng = Cropper(CropSpec(**dataclasses.asdict(config.crops))), job.rng("crops")
-    plans = [cropper.draw(rng, width=width, height=height) for _ in range(STEPS + 1)]
+    plans = [cropper.draw([rng], width=width, height=height) for _ in range(STEPS + 1)]
     theirs = course_of_the_scheme(job, plans, width=width, height=height)
 
     assert ours.start is not None

@@ -38,7 +38,7 @@ class Cone:
 
 
 def value_at(guidance: Guidance, job: Job, embeds: Tensor) -> dict[str, Tensor]:
-    view = View(0, torch.zeros(1, 4, 1, 1), torch.zeros(1, 3, 8, 8), [embeds])
+    view = View(0, torch.zeros(1, 4, 1, 1), torch.zeros(1, 3, 8, 8), [embeds[None]])
     terms = guidance.pulls("include", job.include) | guidance.pulls("extras", job.extras) | guidance.pushes(job, 1.0)
     return {name: term(view) for name, term in terms.items()}
 
@@ -91,7 +91,7 @@ def test_names_are_read_once_for_many_pictures_and_never_without_emphasis() -> N
 
 def test_pictures_to_resemble_keep_their_embedding() -> None:
     cone, picture = Cone(), torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    view = View(0, torch.zeros(1, 4, 1, 1), picture, [cone.embed_image(picture)])
+    view = View(0, torch.zeros(1, 4, 1, 1), picture, [cone.embed_image(picture)[None]])
     terms = Guidance([cone], [1.0], 1.0).resembles([(picture, 1.0)])
     assert float(terms["image 1"](view)) == pytest.approx(0, abs=1e-6)
 
@@ -102,7 +102,7 @@ YELLOW, WHITE = (torch.tensor(rgb).view(1, 3, 1, 1).expand(1, 3, 64, 64) for rgb
 def roles_at(embeds: Tensor, exclude: Prompt, *, step: int = 5, image: Tensor = YELLOW) -> Tensor:
     """The value of an exclude beside "apple" for pictures of a `Cone`; its gradient goes to `embeds`."""
     job = Job((Prompt("apple"),), (exclude,))
-    view = View(step, torch.zeros(1, 4, 1, 1), image, [embeds])
+    view = View(step, torch.zeros(1, 4, 1, 1), image, [embeds[None]])
     (term,) = Guidance([Cone()], [1.0], 1.0).roles_off(job, 1.0, settled=5).values()
     return term(view)
 

@@ -12,11 +12,11 @@ import pytest
 import torch
 from conftest import CPU, crop_spec, scaled, tiny_vqgan_state
 
-from vqclip.backends.vqgan.backend import OPTIMIZERS, Recipe, VQGANBackend, cosine, start_latent
-from vqclip.backends.vqgan.population import leading
+from vqclip.backends.vqgan.backend import OPTIMIZERS, Drawing, Recipe, VQGANBackend, cosine, start_latent
+from vqclip.backends.vqgan.population import Leaders
 from vqclip.backends.vqgan.starts import smooth_colours
 from vqclip.generators.vqgan import VQGAN, build
-from vqclip.job import InputError, Job, Prompt, Step
+from vqclip.job import InputError, Job, Prompt, Step, Steps
 from vqclip.perceptors.clip import ClipPerceptor
 
 RECIPE = Recipe(
@@ -170,35 +170,111 @@ def test_the_rate_falls_along_a_cosine() -> None:
     assert cosine(0.2, 0.05, 1)(0) == pytest.approx(0.2)
 
 
-def told(*losses: float) -> Iterator[Step]:
-    """A run with these losses, whose pictures hold the first of them."""
-    for index, loss in enumerate(losses):
-        yield Step(index, len(losses) - 1, torch.full((3, 1, 1), float(losses[0])), {"include": torch.tensor(loss)})
+def side_by_side(*runs: tuple[float, ...]) -> Iterator[Steps]:
+    """Latents with these losses, whose pictures hold the first of them."""
+    images = torch.tensor([run[0] for run in runs]).view(-1, 1, 1, 1)
+    for index, losses in enumerate(zip(*runs, strict=True)):
+        yield Steps(index, len(runs[0]) - 1, images, {"include": torch.tensor(losses)})
 
 
-def test_the_leader_is_shown_and_goes_on_alone() -> None:
-    slow, fast, late = told(3, 2, 2, 2, 9), told(4, 1, 1, 1, 1), told(5, 5, 5, -90, -90)
-    shown = list(leading([slow, fast, late], 2))
-    assert [float(step.image.mean()) for step in shown] == [3, 4, 4, 4, 4]
-    assert [step.index for step in shown] == [0, 1, 2, 3, 4]
-    assert [step.index for step in late] == [3, 4]  # nobody asked it for more
+def test_who_leads_lately_is_shown() -> None:
+    leaders = Leaders(3)
+    shown = [leaders.of(steps) for steps in side_by_side((3, 2, 2), (4, 1, 1), (5, 5, 5))]
+    assert [float(steps.images) for steps in shown] == [3, 4, 4]
+    assert [steps.index for steps in shown] == [0, 1, 2]
+    assert leaders.rows() == [1]
 
 
 def test_one_lucky_draw_does_not_make_a_leader() -> None:
-    steady, lucky = told(1, 1, 1, 1.2), told(1.5, 1.5, 1.5, 0.9)
-    assert [float(step.image.mean()) for step in leading([steady, lucky], 9)] == [1, 1, 1, 1]
+    leaders = Leaders(2)
+    shown = [leaders.of(steps) for steps in side_by_side((1, 1, 1, 1.2), (1.5, 1.5, 1.5, 0.9))]
+    assert [float(steps.images) for steps in shown] == [1, 1, 1, 1]
 
 
-def test_of_several_tries_one_is_the_result_as_if_it_had_run_alone(generator: VQGAN, guide: ClipPerceptor) -> None:
-    job = replace(JOB, seed=3)
-    alone = backend(generator, guide)
-    ends = [
-        list(alone._begin(job, alone._terms(job, settled=0), job.size, range(4), name=name))[-1].image
-        for name in ("", "try 2 ", "try 3 ")
-    ]
-    chosen = backend(generator, guide, tries=3, tries_share=0.5).generate(job, lambda _: None).image
-    assert sum(torch.equal(chosen, end) for end in ends) == 1
-    assert torch.equal(backend(generator, guide, tries=1).generate(job, lambda _: None).image, ends[0])
+def test_each_picture_has_a_leader_and_pictures_can_be_left_behind() -> None:
+    leaders = Leaders(2)
+    steps = list(side_by_side((3, 3), (2, 2), (5, 5), (6, 1), (8, 8), (9, 9)))
+    assert leaders.of(steps[0]).images.flatten().tolist() == [2, 5, 8]
+    assert leaders.rows() == [1, 2, 4]
+    assert leaders.keep([2, 1]) == [4, 5, 2, 3]
+    later = steps[1].rows(torch.tensor([4, 5, 2, 3]))
+    assert leaders.of(later).images.flatten().tolist() == [8, 6]
+
+
+def test_a_try_without_numbers_leads_none_with_some() -> None:
+    (steps,) = side_by_side((math.nan,), (7,))
+    assert float(Leaders(2).of(steps).images) == 7
+
+
+def drawn(maker: VQGANBackend, *seeds: int) -> torch.Tensor:
+    """The pictures of some seeds, side by side."""
+    *_, last = Drawing(maker, [replace(JOB, seed=seed) for seed in seeds])
+    return last.images
+
+
+def test_of_several_tries_one_is_the_result_as_if_it_had_run_alone(
+    monkeypatch: pytest.MonkeyPatch, generator: VQGAN, guide: ClipPerceptor
+) -> None:
+    chosen = drawn(backend(generator, guide, tries=3, tries_share=0.5), 3)
+    own, ends = Job.rng, []
+    for name in ("", "try 2 ", "try 3 "):
+        monkeypatch.setattr(Job, "rng", lambda job, purpose, name=name: own(job, f"{name}{purpose}"))
+        ends.append(drawn(backend(generator, guide, tries=1), 3))
+    assert sum(torch.allclose(chosen, end, atol=1e-4) for end in ends) == 1
+    assert not torch.allclose(ends[0], ends[1], atol=1e-2)
+
+
+EVERYTHING = {
+    "coarse": 0.5, "tries": 2, "tries_share": 0.25, "average": 0.5, "anchor": 0.3, "decay": 0.3, "smooth": 0.1,
+    "roles": True, "area": 1.0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", [{}, EVERYTHING, {"optimizer": "normalised"}, {"optimizer": "radam"}], ids=str)
+def test_a_picture_of_a_batch_is_the_one_drawn_alone(
+    generator: VQGAN, guide: ClipPerceptor, changes: dict[str, object]
+) -> None:
+    maker = backend(generator, guide, **changes)
+    together = drawn(maker, 3, 4, 5)
+    for row, seed in enumerate((3, 4, 5)):
+        assert torch.allclose(together[row], drawn(maker, seed)[0], atol=1e-3)
+    assert not torch.allclose(together[0], together[1], atol=1e-2)
+
+
+@pytest.mark.parametrize("at", [0, 1, 2, 3])  # among the tries, in the coarse part, at the border, in the fine part
+def test_pictures_that_are_kept_go_on_as_if_alone(generator: VQGAN, guide: ClipPerceptor, at: int) -> None:
+    maker = backend(generator, guide, **EVERYTHING)
+    drawing = Drawing(maker, [replace(JOB, seed=seed) for seed in (3, 4, 5)])
+    seen = []
+    for steps in drawing:
+        seen.append(len(steps))
+        if steps.index == at:
+            drawing.keep([2, 0])
+    assert seen == [3] * (at + 1) + [2] * (JOB.steps - at)
+    assert [job.seed for job in drawing.jobs] == [5, 3]
+    for image, seed in zip(steps.images, (5, 3), strict=True):
+        assert torch.allclose(image, drawn(maker, seed)[0], atol=1e-3)
+
+
+def test_jobs_side_by_side_differ_in_their_seeds_alone(generator: VQGAN, guide: ClipPerceptor) -> None:
+    with pytest.raises(ValueError, match="seeds alone"):
+        Drawing(backend(generator, guide), [JOB, replace(JOB, steps=9)])
+
+
+def test_a_batch_may_use_a_thread_for_each_latent(
+    monkeypatch: pytest.MonkeyPatch, generator: VQGAN, guide: ClipPerceptor
+) -> None:
+    """Only while it works: whoever looks at a step has the usual number."""
+    working: list[int] = []
+    decode = generator.decode
+    monkeypatch.setattr(generator, "decode", lambda latent: working.append(torch.get_num_threads()) or decode(latent))
+    maker = VQGANBackend(generator, [guide], [1.0], recipe=RECIPE, threads=2)
+    outside = [torch.get_num_threads() for _ in Drawing(maker, [replace(JOB, seed=seed) for seed in (1, 2, 3)])]
+    assert set(working) == {2}
+    assert set(outside) == {torch.get_num_threads()} == {1}
+    working.clear()
+    list(maker.steps(JOB))
+    assert set(working) == {1}
 
 
 @pytest.mark.parametrize("coarse", [0.5, 1.0])
@@ -221,8 +297,9 @@ def test_the_parts_are_the_updates_made_and_prompts_are_read_once(
 
     class Counting(torch.optim.Adam):
         def step(self, closure: None = None) -> None:
-            height, width = self.param_groups[0]["params"][0].shape[-2:]
-            made[width * generator.stride, height * generator.stride] += 1
+            (latents,) = self.param_groups[0]["params"]
+            height, width = latents.shape[-2:]
+            made[width * generator.stride, height * generator.stride] += len(latents)
             super().step(closure)
 
     class Reading:

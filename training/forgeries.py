@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from training import denoiser_data
 from training.captions import Meaning, leave_out, say
@@ -25,20 +24,25 @@ from training.data import cache_folder, load
 from training.pool import EMPTY, Pool, read, shrink, write
 from training.recipes import RECIPES, Recipe
 from training.steps import draw_rows
-from training.views import Bank, homographies, make_bank, make_views
+from training.views import Bank, make_bank, make_views
 from vqclip.backends.vqgan.backend import cosine
 from vqclip.backends.vqgan.starts import smooth_colours
+from vqclip.config.schema import Crops
 from vqclip.generators import denoiser, vqgan
 from vqclip.generators.denoiser import Denoiser, mixture
 from vqclip.generators.vqgan import VQGAN
 from vqclip.loop.annealing import Annealing, Levels
+from vqclip.loop.crops import Cropper, CropSpec
 from vqclip.loop.descent import Normalised
-from vqclip.loop.losses import spherical_distance
+from vqclip.loop.losses import Losses, attract
+from vqclip.loop.optimize import optimize
+from vqclip.loop.state import State
 from vqclip.perceptors import clip
 from vqclip.weights import load as weights
 
 _PIXELS = 128  # side of the pictures at which the loop draws whole things
-_BATCH, _CROPS, _STEPS = 12, 4, 32
+_BATCH, _STEPS = 12, 32
+_CROPS = CropSpec(**asdict(Crops(count=4, chunk=4)))  # the loop's own, but fewer
 _LEVELS = Levels(noise=0.95, end=0.2, churn=1.0)
 _RATES = (2.0, 0.6)
 _SEEN_FROM = 16  # the steps from here on are kept, one in four
@@ -73,40 +77,30 @@ class Hands:
 def forge(hands: Hands, captions: list[str], rng: torch.Generator) -> Iterator[Tensor]:
     """Pictures (B, 3, 128, 128) on the way from smooth colours to what the guide takes for the captions.
 
-    The loop of `vqclip.loop.optimize` for many captions at once and with fewer crops.
+    The loop itself, for many captions at once and with fewer crops.
     """
-    wishes = hands.guide.embed_text(captions)
     begun = torch.cat([smooth_colours((_PIXELS, _PIXELS), 4, 0.3, rng=rng) for _ in captions])
-    latents = [latent[None].clone().requires_grad_() for latent in hands.generator.encode(begun)]
-    stepper, rate = Normalised(latents, lr=1.0), cosine(*_RATES, _STEPS)
-    denoise = Annealing(hands.denoise, _LEVELS, rng)
-    for index in range(_STEPS):
-        image = hands.generator.decode(torch.cat(latents))
-        if index >= _SEEN_FROM and index % 4 == 0:
-            yield image.detach()
-        crops = _look(image, hands.guide.size, index / _STEPS, rng)
-        seen = hands.guide.embed_image(crops).unflatten(0, (-1, _CROPS))
-        distances = [spherical_distance(mine, wish[None]).mean() for mine, wish in zip(seen, wishes, strict=True)]
-        torch.stack(distances).sum().backward()
-        for group in stepper.param_groups:
-            group["lr"] = rate(index)
-        stepper.step()
-        stepper.zero_grad(set_to_none=True)
-        with torch.no_grad():
-            clean = denoise(hands.generator.project(torch.cat(latents)), (index + 1) / _STEPS)
-            for latent, value in zip(latents, clean.split(1), strict=True):
-                latent.copy_(value)
-    with torch.no_grad():
-        yield hands.generator.decode(torch.cat(latents))
-
-
-def _look(image: Tensor, size: int, progress: float, rng: torch.Generator) -> Tensor:
-    """(B * _CROPS, 3, size, size): what the loop's crops show, with its noise."""
-    half = F.avg_pool2d(image, 2).repeat_interleave(_CROPS, 0)
-    grid = homographies(len(half), RECIPES["guide-rn"].crops, size, rng)
-    crops = F.grid_sample(half, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    loud = torch.rand(len(crops), 1, 1, 1, generator=rng) * (0.5 - 0.3 * progress)
-    return crops + torch.randn(crops.shape, generator=rng) * loud
+    seeds = torch.randint(2**62, (2, len(captions)), generator=rng).tolist()
+    looks, noises = ([torch.Generator().manual_seed(seed) for seed in own] for own in seeds)
+    state = State(
+        hands.generator.encode(begun),
+        looks,
+        optimizer=lambda moved: Normalised(moved, lr=1.0),
+        denoise=Annealing(hands.denoise, _LEVELS, noises),
+    )
+    targets = hands.guide.embed_text(captions)[:, None]  # (B, 1, E): each latent has a caption of its own
+    for steps in optimize(
+        hands.generator,
+        state,
+        [hands.guide],
+        Losses({"caption": attract([targets], [1.0], weight=1.0, stop=None)}),
+        cropper=Cropper(_CROPS),
+        rate=cosine(*_RATES, _STEPS),
+        steps=_STEPS,
+        batch=len(captions),
+    ):
+        if steps.index == _STEPS or (steps.index >= _SEEN_FROM and steps.index % 4 == 0):
+            yield steps.images
 
 
 @torch.no_grad()

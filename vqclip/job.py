@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -124,6 +124,17 @@ class Steps:
     def __getitem__(self, row: int) -> Step:
         terms = {name: values[row] for name, values in self.terms.items()}
         return Step(self.index, self.total, self.images[row], terms)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Steps]) -> Steps:
+        """One batch of several, in their order."""
+        import torch
+
+        first = parts[0]
+        if len(parts) == 1:
+            return first
+        terms = {name: torch.cat([each.terms[name] for each in parts]) for name in first.terms}
+        return cls(first.index, first.total, torch.cat([each.images for each in parts]), terms)
 
     def rows(self, rows: torch.Tensor) -> Steps:
         """Those of the pictures whose numbers, (K,) int64 on their device, are given; the host does not wait."""

@@ -47,6 +47,7 @@ LOOP = (
     "steps", "generator", "guides", "optimizer.*", "coarse", "tries", "tries_share", "average", "denoiser.*", "crops.*",
     "losses.exclude", "losses.exclude_stop", "losses.emphasis", "losses.smooth", "losses.anchor", "losses.decay",
     "losses.roles", "losses.area", "losses.distance", "losses.join", "latent.*",
+    "batch", "keep", "keep_by", "keep_share",
 )  # fmt: skip
 WARPED = (
     "crops.overview", "crops.scale", "crops.rotate", "crops.perspective", "crops.flip", "crops.colour", "crops.erase",
@@ -86,10 +87,15 @@ RULES: tuple[Rule, ...] = (
     Rule(("kandinsky.decoder",), "with a mask kandinsky.inpaint draws", lambda c: c.kandinsky.mask is not None),
     Rule(("stable_diffusion.strength",), "there is no start picture",
          lambda c: c.backend != SD or not _started(c)),
+    Rule(("keep_by", "keep_share"), "keep is not set", lambda c: c.keep is None),
     Rule(("score_every",), "there is no judge", lambda c: c.judge is None),
     Rule(("video.seconds", "video.fps", "video.hold"), "video.formats is empty", lambda c: not c.video.formats),
 )  # fmt: skip
-RUN_RULES = (Rule(("seeds", "variants"), "only `compare` makes several pictures of a prompt", lambda _: True), *RULES)
+RUN_RULES = (Rule(("variants",), "only `compare` has variants", lambda _: True), *RULES)
+COMPARISON_RULES = (
+    Rule(("keep", "keep_by", "keep_share", "batch"), "`compare` makes every seed's picture alone", lambda _: True),
+    *RULES,
+)
 
 
 # Settings that work, and rarely as hoped.

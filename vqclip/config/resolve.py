@@ -20,7 +20,17 @@ from omegaconf import OmegaConf
 
 from vqclip.config.document import MAX_BYTES, Node, clean, parse, plain, read
 from vqclip.config.layers import Layer, located, read_layer, read_override
-from vqclip.config.schema import MAX_PROMPTS, MAX_SEED, Config, Guide, Picture, Reference, Variant, leaves
+from vqclip.config.schema import (
+    MAX_KEPT_FROM,
+    MAX_PROMPTS,
+    MAX_SEED,
+    Config,
+    Guide,
+    Picture,
+    Reference,
+    Variant,
+    leaves,
+)  # fmt: skip
 from vqclip.config.shorthand import is_literal
 from vqclip.config.values import read_text
 from vqclip.job import InputError, Prompt
@@ -198,6 +208,14 @@ def _prompt_conflicts(
     stops = config.losses.join == "features" and any(p.stop is not None for each in every for p in each.extras)
     yield stops, "losses.join", "features with a stop on an extra; extras joined with the include have none"
     last = config.seed + max(len(config.prompts), config.seeds) - 1
+    yield config.keep is not None and config.keep > config.seeds, "keep", (
+        f"got {config.keep} with seeds {config.seeds}; at most as many as there are seeds are allowed"
+    )
+    yield config.keep is not None and config.seeds > MAX_KEPT_FROM, "seeds", (
+        f"got {config.seeds} with keep {config.keep}; the best are kept of at most {MAX_KEPT_FROM}"
+    )
+    judged = config.keep is not None and config.keep_by == "judge"
+    yield judged and config.judge is None, "keep_by", "judge without a judge; allowed: guides, or judge=starter"
     yield last > MAX_SEED, "seed", f"got {config.seed}; with {len(config.prompts)} pictures it passes {MAX_SEED}"
     number = sum(len(each.include + each.exclude + each.extras) for each in every)
     longest = "prompts" if config.prompts else "include"

@@ -12,6 +12,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from vqclip.config.keys import Key, key
 from vqclip.job import Prompt
 
+MAX_KEPT_FROM = 64  # seeds that run side by side until the best of them are kept; each has its record open
 MAX_PROMPTS = 256  # in all; keeps every resolved config within the size limits of a config file
 MAX_SEED = 2**63 - 1
 BACKENDS = ("vqgan", "kandinsky", "stable-diffusion")
@@ -229,7 +230,11 @@ class Config:
     steps: int = key(60, "updates of the latent", low=0, high=100000)
     backend: str = key("vqgan", "what draws", choices=BACKENDS)
     variants: tuple[Variant, ...] = key((), "what `compare` compares: backends and {backend, name, set}")
-    seeds: int = key(1, "pictures that `compare` makes of each prompt, seeds counting up", low=1, high=1000)
+    seeds: int = key(1, "pictures of each prompt, seeds counting up", low=1, high=1000)
+    keep: int | None = key(None, "how many of the seeds go on to the end; none = all", low=1, high=64)
+    keep_by: str = key("guides", "who says which: the lowest loss, or the judge", choices=("guides", "judge"))
+    keep_share: float = key(0.5, "share of the steps that all seeds run", low=0.0, high=1.0)
+    batch: int = key(4, "latents decoded and looked at together; more take more memory", low=1, high=64)
     outputs: str = key("outputs", "folder of the run folders, as seen from the current one")
     device: str = key(
         "auto", "where to compute", pattern=r"auto|cpu|mps|cuda(:[0-9]{1,2})?",

@@ -29,13 +29,14 @@ def optimize(
     average: float = 0.0,
     span: range | None = None,
     unit: float = 1.0,
+    batch: int = 64,
 ) -> Iterator[Steps]:
     """Yield steps + 1 Steps of all B latents: number 0 is the untouched start, the last one is the result.
 
     What you saw last is what you get, so stopping early is `break`, and `state.keep` between two Steps leaves some
     of the latents behind. Each image is scored as it is shown. Crops are drawn for each latent, and embedded chunk by
-    chunk at fixed borders, those of all latents together; their gradients meet at the images and the decoder runs
-    backward once, so memory is bounded by one chunk plus one decode. No latent feels the others.
+    chunk at fixed borders, those of a whole batch together; their gradients meet at the images and the decoder runs
+    backward once, so memory is bounded by a batch of one chunk plus one decode. No latent feels the others.
 
     Args:
         generator: differentiable image model; its weights are not trained.
@@ -49,30 +50,33 @@ def optimize(
             shown and scored.
         span: which of the updates to make, None for all; begins where another span ended, with its picture.
         unit: length of latents that the optimizer counts in.
+        batch: how many latents are decoded and looked at together, >= 1; all are moved together.
     """
     span = range(steps) if span is None else span
     for index in range(span.start, span.stop + 1):
-        latent = state.latent  # (B, C, h, w)
-        source = state.mean + (latent - latent.detach()) if average else latent  # gradients go to `latent`
-        images = generator.decode(source)  # (B, 3, H, W) in [0, 1]
-        canvas = images.detach().requires_grad_()  # where the gradients of all chunks meet
-        terms: dict[str, Tensor] = {}
-        learning = index < span.stop
+        learning, shown = index < span.stop, []
+        for rows in (slice(first, first + batch) for first in range(0, len(state), batch)):
+            latent = state.latent[rows]  # (b, C, h, w)
+            source = state.mean[rows] + (latent - latent.detach()) if average else latent  # gradients go to `latent`
+            images = generator.decode(source)  # (b, 3, H, W) in [0, 1]
+            canvas = images.detach().requires_grad_()  # where the gradients of all chunks meet
+            terms: dict[str, Tensor] = {}
 
-        height, width = images.shape[-2:]
-        plan = cropper.draw(state.rngs, width=width, height=height, progress=index / max(1, steps)).to(images.device)
-        for part in plan.chunks:
-            seen = [eye.embed_image(cropper.cut(canvas, plan, part, size=eye.size)) for eye in perceptors]
-            view = View(index, source, canvas, [each.unflatten(0, (-1, len(part))) for each in seen])
-            share = len(part) / plan.count
-            _descend({name: loss(view) * share for name, loss in losses.crops.items()}, terms, learning=learning)
-        whole = View(index, source, canvas, start=state.start)
-        _descend({name: loss(whole) for name, loss in losses.picture.items()}, terms, learning=learning)
+            size = {"height": images.shape[-2], "width": images.shape[-1]}
+            plan = cropper.draw(state.rngs[rows], **size, progress=index / max(1, steps)).to(images.device)
+            for part in plan.chunks:
+                seen = [eye.embed_image(cropper.cut(canvas, plan, part, size=eye.size)) for eye in perceptors]
+                view = View(index, source, canvas, [each.unflatten(0, (-1, len(part))) for each in seen])
+                share = len(part) / plan.count
+                _descend({name: loss(view) * share for name, loss in losses.crops.items()}, terms, learning=learning)
+            whole = View(index, source, canvas, start=state.start[rows])
+            _descend({name: loss(whole) for name, loss in losses.picture.items()}, terms, learning=learning)
 
-        if canvas.grad is not None:  # before the yield: a run that waits then holds no graph
-            (images * canvas.grad).sum().backward()  # given a gradient, torch would import sympy to compare its shape
+            if canvas.grad is not None:  # given a gradient, backward would import sympy to compare its shape
+                (images * canvas.grad).sum().backward()
+            shown.append(Steps(index, steps, images.detach(), terms))
 
-        yield Steps(index, steps, images.detach(), terms)
+        yield Steps.joined(shown)  # a run that waits holds no graph
         if not learning:
             return
 
@@ -89,7 +93,7 @@ def optimize(
 
 
 def _descend(losses: dict[str, Tensor], terms: dict[str, Tensor], *, learning: bool) -> None:
-    """Add values, (B,) each, to `terms` and gradients to the leaves; a term that has not begun is a constant."""
+    """Add values, (b,) each, to `terms` and gradients to the leaves; a term that has not begun is a constant."""
     for name, value in losses.items():
         terms[name] = terms.get(name, 0) + value.detach()
     moving = [value for value in losses.values() if value.requires_grad]

@@ -325,6 +325,7 @@ def _recipe(config: Config, *, denoised: bool, known: bool, unit: float) -> Reci
         coarse=config.coarse,
         tries=config.tries,
         tries_share=config.tries_share,
+        batch=config.batch,
         unit=unit,
         levels=Levels(denoise.noise * (denoise.strength if started else 1), denoise.noise_end, denoise.churn),
         **asdict(weights) | {"emphasis": emphasis},

@@ -22,7 +22,7 @@ from vqclip.compare.cells import Cell
 from vqclip.compare.finished import read_run
 from vqclip.compare.variants import LEFT_OUT, group
 from vqclip.config import Config, Loaded
-from vqclip.config.effects import RULES, notices
+from vqclip.config.effects import COMPARISON_RULES, notices
 from vqclip.job import InputError, ResourceError, WeightsError
 from vqclip.record import folder as folders
 from vqclip.report.page import write_comparison_page
@@ -81,7 +81,7 @@ def compare(loaded: Loaded, progress: Progress) -> Outcome:
             another comparison in it. Interrupted: stopped by the user; the same command goes on.
     """
     columns, note = _columns(loaded.config), Once(progress.note)  # variants read the same prompts
-    for line in notices(loaded.origins, list(columns.values()), rules=RULES):
+    for line in notices(loaded.origins, list(columns.values()), rules=COMPARISON_RULES):
         note(line)
     title = ", ".join(columns)
     root = _open_folder(loaded, title)

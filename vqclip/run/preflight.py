@@ -32,7 +32,8 @@ _ENOUGH = 0.05  # seconds; a piece that takes longer says enough about the pace
 _IMAGES = 2  # that a step keeps besides those counted: the image of the step before, and its gradient
 _KNOWN: dict[Hashable, Any] = {}  # what was measured, by what it was measured on
 T = TypeVar("T")
-Part = tuple[tuple[int, int], int]  # a size in pixels, and how many updates are made at it
+Part = tuple[tuple[int, int], int]  # a size in pixels, and how many updates of latents are made at it
+Batch = tuple[tuple[int, int], int]  # a size in pixels, and how many latents are drawn at a time at it
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ class Forecast:
 
 def preflight(
     generator: Generator, guides: Sequence[Perceptor], crops: CropSpec, *, size: tuple[int, int], steps: int,
-    parts: Sequence[Part] = (), denoiser: Denoiser | None = None, key: Hashable = None, timed: bool = True,
+    parts: Sequence[Part] = (), batches: Sequence[Batch] = (),
+    denoiser: Denoiser | None = None, key: Hashable = None, timed: bool = True,
 ) -> Forecast:  # fmt: skip
     """Measure what a run of `steps` steps at `size` = (width, height) pixels will take.
 
@@ -71,6 +73,7 @@ def preflight(
         generator, guides, crops: what the run draws with and looks with.
         size, steps: the largest picture's pixels and the run's updates.
         parts: the run's updates by size, where not all of them are made once and at `size`.
+        batches: how many latents are drawn at a time, by size; one at `size` where nothing is said.
         denoiser: what cleans the latent after each update, None for nothing.
         key: names the models and where they work, so that what was measured of them serves again; None measures anew.
         timed: whether the time is wanted too.
@@ -86,11 +89,12 @@ def preflight(
 
     of = (key, crops)
     drawing = once((*of, "drawing", min(work.cells, _SIDES[-1] ** 2 + 1)), work.drawing)
-    _refuse(_Need(drawing, size, stride=generator.stride, held=now), room, chunk, guides=len(guides))
+    batches = batches or [(size, 1)]
+    _refuse(_Need(drawing, size, batches, stride=generator.stride, held=now), room, chunk, guides=len(guides))
     looking = once((*of, "looking", size), partial(work.looking, chunk))
-    need = _Need(drawing, size, stride=generator.stride, held=now, looking=looking)
+    need = _Need(drawing, size, batches, stride=generator.stride, held=now, looking=looking)
     _refuse(need, room, chunk, guides=len(guides))
-    peak = max(highest, need.at(size, chunk))
+    peak = max(highest, need.at(chunk))
     if not timed:
         return Forecast(str(work.device), steps, peak, room, None)
     shares: Counter[tuple[int, int]] = Counter()
@@ -210,38 +214,49 @@ class _Need:
     """Bytes of a run, from its pieces: the decoder's graph stays while chunk after chunk is looked at."""
 
     def __init__(
-        self, drawing: Growth, size: tuple[int, int], *, stride: int, held: int, looking: Growth | None = None
-    ) -> None:
-        self.size, self._stride, self._held = size, stride, held
+        self, drawing: Growth, size: tuple[int, int], batches: Sequence[Batch], *, stride: int, held: int,
+        looking: Growth | None = None,
+    ) -> None:  # fmt: skip
+        self.size, self.most = size, max(count for _, count in batches)
+        self._batches, self._stride, self._held = batches, stride, held
         self._drawing, self._looking = drawing, looking
 
-    def at(self, size: tuple[int, int], chunk: int) -> int:
-        """Bytes in all at the worst moment."""
+    def at(self, chunk: int, *, batch: int | None = None, size: tuple[int, int] | None = None) -> int:
+        """Bytes in all at the worst moment, with at most `batch` latents at a time, or with one of another size."""
+        batches = [(size, 1)] if size else self._batches
+        return self._held + max(self._of(pixels, min(count, batch or count), chunk) for pixels, count in batches)
+
+    def _of(self, size: tuple[int, int], latents: int, chunk: int) -> int:
         graph, worst = self._drawing.at(size[0] * size[1] // self._stride**2)
-        look = self._looking.at(chunk)[1] if self._looking else 0
+        look = self._looking.at(latents * chunk)[1] if self._looking else 0
         image = 3 * 4 * size[0] * size[1]  # float32
-        return self._held + _IMAGES * image + max(worst, graph + look)
+        return latents * _IMAGES * image + max(latents * worst, latents * graph + look)
 
     def smaller(self, room: int, chunk: int) -> str:
-        """What would fit: the largest chunk or else the largest size of about the same shape."""
-        chunks = (n for n in range(chunk - 1, 0, -1) if self.at(self.size, n) <= room)
+        """What would fit: the largest batch, else the largest chunk or size of about the same shape."""
+        batches = (n for n in range(self.most - 1, 0, -1) if self.at(chunk, batch=n) <= room)
+        if fitting := next(batches, 0):
+            return f"batch to {fitting}, crops.chunk or size"
+        chunks = (n for n in range(chunk - 1, 0, -1) if self.at(n, batch=1) <= room)
+        first = "batch to 1, " if self.most > 1 else ""
         if self._looking and (fitting := next(chunks, 0)):
-            return f"crops.chunk to {fitting}, or size"
+            return f"{first}crops.chunk to {fitting}, or size"
         shortest = min(self.size) // self._stride
         for cells in range(shortest - 1, 0, -1):
             width, height = (max(1, side * cells // (shortest * self._stride)) * self._stride for side in self.size)
-            if self.at((width, height), 1) <= room:
-                return f"size to at most {width}x{height}, and crops.chunk with it"
-        return "size and crops.chunk, and use smaller models"
+            if self.at(1, size=(width, height)) <= room:
+                return f"{first}size to at most {width}x{height}, and crops.chunk with it"
+        return f"{first}size and crops.chunk, and use smaller models"
 
 
 def _refuse(need: _Need, room: int | None, chunk: int, *, guides: int) -> None:
-    peak = need.at(need.size, chunk)
+    peak = need.at(chunk)
     if room is None or peak <= room:
         return
     fewer = f", or use fewer than {guides} guides" if guides > 1 else ""
+    several = f" and batch {need.most}" if need.most > 1 else ""
     raise ResourceError(
-        f"size {need.size[0]}x{need.size[1]} with crops.chunk {chunk} needs about {gigabytes(peak)}, "
+        f"size {need.size[0]}x{need.size[1]} with crops.chunk {chunk}{several} needs about {gigabytes(peak)}, "
         f"{gigabytes(room)} are free; lower {need.smaller(room, chunk)}{fewer}"
     )
 

@@ -63,6 +63,7 @@ class Recipe:
     images: pictures (1, 3, H, W) in [0, 1] that the result should resemble to the guides, each with a weight.
     smooth, anchor, decay: weights of total variation, distance from the start and the latent's size.
     levels: the noise of the denoiser, where the backend has one.
+    batch: how many latents are decoded and looked at together.
     """
 
     crops: CropSpec
@@ -91,6 +92,7 @@ class Recipe:
     image: Tensor | None = None
     images: tuple[tuple[Tensor, float], ...] = ()
     levels: Levels = CALM
+    batch: int = 4
     unit: float = 1.0
 
 
@@ -131,6 +133,13 @@ class VQGANBackend:
         if not early:
             return [(size, steps + extra)]
         return [(half(size, self.generator.stride), early + extra), (size, steps - early)]
+
+    def batches(self, size: tuple[int, int], steps: int, pictures: int = 1) -> list[tuple[tuple[int, int], int]]:
+        """How many latents are drawn at a time, by the size that they are drawn at, for pictures side by side."""
+        whole, tried = (min(self.recipe.batch, pictures * tries) for tries in (1, self.tries))
+        if not self.early(steps):
+            return [(size, tried)]
+        return [(half(size, self.generator.stride), tried), (size, whole)]
 
     def early(self, steps: int) -> int:
         """How many of the updates are made at half the size."""
@@ -266,9 +275,10 @@ class Drawing:
             span=span,
             average=recipe.average,
             unit=recipe.unit,
+            batch=recipe.batch,
         )
         while True:
-            with at_least_threads(min(backend.threads, len(self._state))):
+            with at_least_threads(min(backend.threads, recipe.batch, len(self._state))):
                 steps = next(run, None)
             if steps is None:
                 return
