@@ -16,10 +16,10 @@ SHAPE: dict[str, Any] = {"channels": 8, "width": 32, "multipliers": (1, 1), "gro
 CPU = torch.device("cpu")
 
 
-def network(seed: int = 0) -> nn.Module:
+def network(seed: int = 0, **changes: object) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return make_network(**SHAPE)
+        return make_network(**(SHAPE | changes))
 
 
 def metadata(**changes: object) -> dict[str, str]:

@@ -33,10 +33,10 @@ class Generator(Protocol):
         """A random latent (1, C, h, w) of codebook rows for a picture of `size` = (width, height)."""
 
     def encode(self, image: Tensor) -> Tensor:
-        """(1, 3, H, W) in [0, 1], sides multiples of `stride` -> latent (1, C, h, w) of codebook rows."""
+        """(B, 3, H, W) in [0, 1], sides multiples of `stride` -> latents (B, C, h, w) of codebook rows."""
 
     def decode(self, latent: Tensor) -> Tensor:
-        """Latent (1, C, h, w) -> image (1, 3, H, W) float32 in [0, 1]."""
+        """Latents (B, C, h, w) -> images (B, 3, H, W) float32 in [0, 1]."""
 
     def project(self, latent: Tensor) -> Tensor:
         """What an updated latent becomes: the nearest one inside the codebook's range, where it is held there."""

@@ -6,7 +6,7 @@ walk): the guides pull a clean latent, the denoiser brings it back to what drawi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vqclip.generators.denoiser import Denoiser, mixture
 from vqclip.loop.devices import seeded
+from vqclip.loop.state import follow, streams
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,23 @@ class Annealing:
         if self._last is not None:
             noisy, keep, loud = self._last
             self._last = (torch.stack([noisy[row] for row in rows]), keep, loud)
+
+    def saved(self) -> dict[str, Tensor]:
+        """Where the streams stand, and the latents as they were drowned last."""
+        made = streams("noise", self._rngs)
+        if self._last is not None:
+            made |= dict(zip(("noisy", "keep", "loud"), self._last, strict=True))
+        return made
+
+    def restore(self, saved: Mapping[str, Tensor]) -> None:
+        """Go on from what was saved; KeyError where something is missing."""
+        self._last = None
+        if "noisy" in saved:
+            noisy, keep, loud = (saved[name].clone() for name in ("noisy", "keep", "loud"))
+            self._last = (noisy.to(self._denoiser.device), keep, loud)
+        if saved["noise.stream.0"].numel() != self._rngs[0].get_state().numel():  # an accelerator's
+            self._rngs = [seeded(self._denoiser.device, 0) for _ in self._rngs]
+        follow(self._rngs, saved, "noise")
 
     def _noise(self, latent: Tensor) -> Tensor:
         """Fresh noise, mixed with the old noise as it looks from the updated latents."""

@@ -48,14 +48,15 @@ def optimize(
         steps: number of updates, >= 0.
         average: decay of the moving average of latents in [0, 1); above 0 the average is what is
             shown and scored.
-        span: which of the updates to make, None for all; begins where another span ended, with its picture.
+        span: which of the updates to make, None for all; begins where another span ended, with its picture. Where
+            the state was saved after a Step, that Step's update comes first and its picture is not shown again.
         unit: length of latents that the optimizer counts in.
         batch: how many latents are decoded and looked at together, >= 1; all are moved together.
     """
     span = range(steps) if span is None else span
     for index in range(span.start, span.stop + 1):
         learning, shown = index < span.stop, []
-        for rows in (slice(first, first + batch) for first in range(0, len(state), batch)):
+        for rows in () if state.seen else _groups(len(state), batch):
             latent = state.latent[rows]  # (b, C, h, w)
             source = state.mean[rows] + (latent - latent.detach()) if average else latent  # gradients go to `latent`
             images = generator.decode(source)  # (b, 3, H, W) in [0, 1]
@@ -76,7 +77,9 @@ def optimize(
                 (images * canvas.grad).sum().backward()
             shown.append(Steps(index, steps, images.detach(), terms))
 
-        yield Steps.joined(shown)  # a run that waits holds no graph
+        if not state.seen:
+            state.seen = True
+            yield Steps.joined(shown)  # a run that waits holds no graph
         if not learning:
             return
 
@@ -90,6 +93,12 @@ def optimize(
             if state.denoise is not None:
                 state.latent.copy_(state.denoise(state.latent, (index + 1) / steps))
             state.mean.lerp_(state.latent, 1 - average)
+        state.seen = False
+
+
+def _groups(count: int, most: int) -> list[slice]:
+    """Which of `count` rows go together, at most so many at a time."""
+    return [slice(first, first + most) for first in range(0, count, most)]
 
 
 def _descend(losses: dict[str, Tensor], terms: dict[str, Tensor], *, learning: bool) -> None:

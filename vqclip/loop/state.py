@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -37,6 +37,12 @@ class Denoise(Protocol):
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with some of the latents."""
 
+    def saved(self) -> dict[str, Tensor]:
+        """All that the next call depends on."""
+
+    def restore(self, saved: Mapping[str, Tensor]) -> None:
+        """Go on from what was saved."""
+
 
 class State:
     """B latents between two updates.
@@ -47,7 +53,8 @@ class State:
         optimizer: makes what moves them; every latent must be moved as if it were alone.
         denoise: what is made of an updated latent, None for nothing.
 
-    `latent` is what moves, `mean` its moving average, both with gradients aside (B, C, h, w); `start` stays.
+    `latent` is what moves, `mean` its moving average, `start` stays, each (B, C, h, w). `seen` says whether the latents
+    were looked at since they moved, so that the gradients of the next update are there.
     """
 
     def __init__(
@@ -59,7 +66,7 @@ class State:
         self.start = latent.detach().clone()
         self.latent = latent.detach().clone().requires_grad_()
         self.mean = self.start.clone()
-        self.rngs, self.denoise = list(rngs), denoise
+        self.rngs, self.denoise, self.seen = list(rngs), denoise, False
         self.optimizer = optimizer([self.latent])
 
     def __len__(self) -> int:
@@ -85,6 +92,66 @@ class State:
             }
         if self.denoise is not None:
             self.denoise.keep(rows)
+
+
+    def saved(self) -> dict[str, Tensor]:
+        """All that the rest of a run depends on, between two Steps: names -> tensors, each a copy on the CPU."""
+        made = {"latent": self.latent, "mean": self.mean, "start": self.start}
+        if self.latent.grad is not None:
+            made["gradient"] = self.latent.grad
+        remembered = self.optimizer.state.get(self.latent, {})
+        made |= {f"optimizer.{name}": torch.as_tensor(value) for name, value in remembered.items()}
+        if self.denoise is not None:
+            made |= {f"denoise.{name}": value for name, value in self.denoise.saved().items()}
+        return {name: value.detach().cpu().clone() for name, value in made.items()} | streams("crops", self.rngs)
+
+    def restore(self, saved: Mapping[str, Tensor]) -> None:
+        """Go on from what was saved of as many latents; the tensors are copied.
+
+        Raises:
+            KeyError, ValueError: something is missing or of another shape.
+        """
+        with torch.no_grad():
+            for name in ("latent", "mean", "start"):
+                own = getattr(self, name)
+                if saved[name].shape != own.shape:
+                    raise ValueError(f"{name}: {list(saved[name].shape)} was saved, {list(own.shape)} is needed")
+                own.copy_(saved[name])
+            gradient = saved.get("gradient")
+            self.latent.grad = None if gradient is None else gradient.to(self.latent.device, copy=True)
+        remembered = within(saved, "optimizer")
+        if remembered:
+            known = {} if not self.optimizer.state else self.optimizer.state[self.latent]
+            self.optimizer.state[self.latent] = {
+                name: value.to(self.latent.device if value.dim() else _home(known, name), copy=True)
+                for name, value in remembered.items()
+            }
+        if self.denoise is not None:
+            self.denoise.restore(within(saved, "denoise"))
+        follow(self.rngs, saved, "crops")
+        self.seen = True
+
+
+def streams(name: str, rngs: Sequence[torch.Generator]) -> dict[str, Tensor]:
+    """Where generators stand, each under a name of its own."""
+    return {f"{name}.stream.{number}": rng.get_state() for number, rng in enumerate(rngs)}
+
+
+def follow(rngs: Sequence[torch.Generator], saved: Mapping[str, Tensor], name: str) -> None:
+    """Set generators to where others stood; KeyError where nothing was saved of one."""
+    for number, rng in enumerate(rngs):
+        rng.set_state(saved[f"{name}.stream.{number}"])
+
+
+def within(saved: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """What was saved under a name and a point, by the rest of its names."""
+    return {key.removeprefix(f"{name}."): value for key, value in saved.items() if key.startswith(f"{name}.")}
+
+
+def _home(known: Mapping[str, Any], name: str) -> torch.device:
+    """Where an optimizer keeps a single number: counts of steps stay on the CPU."""
+    value = known.get(name)
+    return value.device if isinstance(value, Tensor) else torch.device("cpu")
 
 
 def _rows(tensor: Tensor, rows: Sequence[int]) -> Tensor:

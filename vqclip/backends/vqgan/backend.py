@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -24,7 +24,7 @@ from vqclip.loop.annealing import CALM, Annealing, Levels
 from vqclip.loop.crops import Cropper, CropSpec
 from vqclip.loop.descent import Normalised
 from vqclip.loop.optimize import optimize
-from vqclip.loop.state import MakeOptimizer, Optimizer, State
+from vqclip.loop.state import MakeOptimizer, Optimizer, State, within
 from vqclip.perceptors import Perceptor
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
@@ -201,21 +201,63 @@ class Drawing:
     pull then moves whole areas before it draws lines. With `tries` several starts of each picture take the first part
     side by side; shown is the one that the guides like best so far. A picture comes out as if it were drawn alone, but
     for the rounding of sums.
+
+    Args:
+        jobs: of the same prompts, size and steps.
+        saved: what a drawing of these jobs had `saved`; with it this one goes on there.
     """
 
-    def __init__(self, backend: VQGANBackend, jobs: Sequence[Job]) -> None:
+    def __init__(
+        self, backend: VQGANBackend, jobs: Sequence[Job], *, saved: Mapping[str, Tensor] | None = None
+    ) -> None:
         self.jobs = list(jobs)
-        self._backend, self._recipe = backend, backend.recipe
+        self._backend, self._recipe, self._saved = backend, backend.recipe, saved
         self._leaders: Leaders | None = None
+        self._late, self._index = False, 0  # the part of the run, and the Step that was shown last
         if len({replace(job, seed=0) for job in jobs}) != 1:
             raise ValueError("jobs drawn side by side differ in their seeds alone")
 
     def __iter__(self) -> Iterator[Steps]:
-        """Yield `steps` + 1 Steps: the untouched starts first, the results last, all of the jobs' size."""
+        """Yield `steps` + 1 Steps: the untouched starts first, the results last, all of the jobs' size.
+
+        What goes on from something saved begins with the Step after it.
+        """
         job, backend = self.jobs[0], self._backend
         early, shared = backend.early(job.steps), round(self._recipe.tries_share * job.steps)
         terms = backend.terms(job, settled=shared)
-        size = half(job.size, backend.generator.stride) if early else job.size
+        if self._saved is None:
+            self._begin(half(job.size, backend.generator.stride) if early else job.size)
+        else:
+            self._go_on(self._saved)
+        if not self._late:
+            for steps in self._race(self._descend(terms, range(self._index, early or job.steps)), shared):
+                pictures = enlarge(steps.images, job.size) if early else steps.images
+                if not early or steps.index < early:
+                    self._index = steps.index
+                    yield Steps(steps.index, steps.total, pictures, steps.terms)
+            if early:
+                self._set_out(backend.generator.encode(pictures), [(job, "late ") for job in self.jobs])
+                self._late, self._index = True, early
+        if self._late:
+            for steps in self._descend(terms, range(self._index, job.steps)):
+                self._index = steps.index
+                yield steps
+
+    def saved(self) -> dict[str, Tensor]:
+        """All that the Steps after the present one depend on, on the CPU; to be asked between two of them."""
+        made = {"late": torch.tensor(self._late), "index": torch.tensor(self._index)}
+        if self._leaders is not None:
+            made["recent"] = self._leaders.recent.cpu()
+        return made | {f"state.{name}": value for name, value in self._state.saved().items()}
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with some of the pictures, by their numbers in the Steps; to be called between two of them."""
+        self.jobs = [self.jobs[row] for row in rows]
+        self._state.keep(rows if self._leaders is None else self._leaders.keep(rows))
+
+    def _begin(self, size: tuple[int, int]) -> None:
+        """Draw the starts of all pictures, at a size."""
+        backend = self._backend
         names = ["", *(f"try {number} " for number in range(2, backend.tries + 1))]
         streams = [(job, name) for job in self.jobs for name in names]
         begun = [
@@ -225,21 +267,17 @@ class Drawing:
         self._set_out(torch.cat(begun), streams)
         if backend.tries > 1:
             self._leaders = Leaders(backend.tries)
-        for steps in self._race(self._descend(terms, range(early or job.steps)), shared):
-            if not early:
-                yield steps
-                continue
-            pictures = enlarge(steps.images, job.size)
-            if steps.index < early:
-                yield Steps(steps.index, steps.total, pictures, steps.terms)
-        if early:
-            self._set_out(backend.generator.encode(pictures), [(job, "late ") for job in self.jobs])
-            yield from self._descend(terms, range(early, job.steps))
 
-    def keep(self, rows: Sequence[int]) -> None:
-        """Go on with some of the pictures, by their numbers in the Steps; to be called between two of them."""
-        self.jobs = [self.jobs[row] for row in rows]
-        self._state.keep(rows if self._leaders is None else self._leaders.keep(rows))
+    def _go_on(self, saved: Mapping[str, Tensor]) -> None:
+        """Take up what was saved of these pictures; KeyError or ValueError where it is of something else."""
+        latents = saved["state.latent"].to(self._backend.generator.device)
+        self._set_out(latents, [(self.jobs[0], "")] * len(latents))
+        self._state.restore(within(saved, "state"))
+        self._late, self._index = bool(saved["late"]), int(saved["index"])
+        if "recent" in saved:
+            self._leaders = Leaders(self._backend.tries, saved["recent"].to(latents.device))
+        if len(latents) != len(self.jobs) * (self._backend.tries if self._leaders else 1):
+            raise ValueError(f"{len(latents)} latents were saved, of another number of pictures than {len(self.jobs)}")
 
     def _set_out(self, latents: Tensor, streams: Sequence[tuple[Job, str]]) -> None:
         """Begin a part of the run; the names tell its random streams from other parts'."""

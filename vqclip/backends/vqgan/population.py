@@ -18,18 +18,20 @@ class Leaders:
 
     Args:
         tries: how many latents belong to a picture; they lie one after the other in a batch.
+        recent: (B,) what an earlier one remembered.
     """
 
-    def __init__(self, tries: int) -> None:
+    def __init__(self, tries: int, recent: Tensor | None = None) -> None:
         self._tries = tries
-        self._recent: Tensor | float = 0.0
+        self.recent = torch.zeros(()) if recent is None else recent  # (B,) once a step was seen
         self._leaders = torch.zeros(0, dtype=torch.long)
 
     def of(self, steps: Steps) -> Steps:
         """What the leader of each picture shows in a step of all tries."""
-        self._recent = 0.7 * self._recent + totals(steps)  # (pictures * tries,)
+        now = totals(steps)  # (pictures * tries,)
+        self.recent = 0.7 * self.recent + now if self.recent.dim() else now
         # One without numbers leads none with some.
-        first = self._recent.nan_to_num(nan=torch.inf).view(-1, self._tries).argmin(1)
+        first = self.recent.nan_to_num(nan=torch.inf).view(-1, self._tries).argmin(1)
         self._leaders = first + self._tries * torch.arange(len(first), device=first.device)
         return steps.rows(self._leaders)
 
@@ -40,8 +42,8 @@ class Leaders:
     def keep(self, pictures: Sequence[int]) -> list[int]:
         """Go on with the tries of some of the pictures; returns their numbers in the batch."""
         rows = [picture * self._tries + number for picture in pictures for number in range(self._tries)]
-        if isinstance(self._recent, Tensor):
-            self._recent = torch.stack([self._recent[row] for row in rows])
+        if self.recent.dim():
+            self.recent = torch.stack([self.recent[row] for row in rows])
         return rows
 
 
