@@ -52,7 +52,7 @@ def test_a_drawing_goes_on_bit_for_bit(
     for steps in whole:
         seen.append(steps)
         if steps.index == at:
-            saved = whole.saved()
+            saved = whole.saved(0)
     rest = list(Drawing(backend, jobs(3), saved=saved))
     assert [steps.index for steps in rest] == list(range(at + 1, STEPS + 1))
     for steps, before in zip(rest, seen[at + 1 :], strict=True):
@@ -61,15 +61,16 @@ def test_a_drawing_goes_on_bit_for_bit(
 
 
 @pytest.mark.parametrize("at", [1, 4, 6])
-def test_the_kept_of_several_go_on_bit_for_bit(generator: VQGAN, guide: ClipPerceptor, at: int) -> None:
+def test_one_of_several_goes_on_alone(generator: VQGAN, guide: ClipPerceptor, at: int) -> None:
     backend = maker(generator, guide, tries=2)
     whole = Drawing(backend, jobs(3, 4, 5))
     for steps in whole:
         if steps.index == at:
             whole.keep([2, 0])
-            saved = whole.saved()
-    *_, last = Drawing(backend, jobs(5, 3), saved=saved)
-    assert torch.equal(last.images, steps.images)
+            saved = [whole.saved(row) for row in (0, 1)]
+    for row, seed in enumerate((5, 3)):
+        *_, last = Drawing(backend, jobs(seed), saved=saved[row])
+        assert torch.allclose(last.images[0], steps.images[row], atol=1e-3)  # sums of a batch may be rounded otherwise
 
 
 def test_saving_changes_nothing_and_what_is_saved_stays(generator: VQGAN, guide: ClipPerceptor) -> None:
@@ -78,7 +79,7 @@ def test_saving_changes_nothing_and_what_is_saved_stays(generator: VQGAN, guide:
     drawing, kept = Drawing(backend, jobs(3)), []
     for steps in drawing:
         if steps.index < STEPS:
-            saved = drawing.saved()
+            saved = drawing.saved(0)
             kept.append((saved, {name: value.clone() for name, value in saved.items()}))
     assert torch.equal(steps.images, untouched.images)
     assert all(torch.equal(saved[name], copy[name]) for saved, copy in kept for name in copy)
@@ -88,7 +89,7 @@ def test_saving_changes_nothing_and_what_is_saved_stays(generator: VQGAN, guide:
 def test_what_was_saved_of_something_else_is_refused(generator: VQGAN, guide: ClipPerceptor) -> None:
     drawing = Drawing(maker(generator, guide), jobs(3))
     next(iter(drawing))
-    saved = drawing.saved()
+    saved = drawing.saved(0)
     with pytest.raises(ValueError, match="another number of pictures than 2"):
         next(iter(Drawing(maker(generator, guide), jobs(3, 4), saved=saved)))
     for name in ("state.latent", "state.crops.stream.0", "late"):

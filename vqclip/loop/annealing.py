@@ -66,11 +66,12 @@ class Annealing:
             noisy, keep, loud = self._last
             self._last = (torch.stack([noisy[row] for row in rows]), keep, loud)
 
-    def saved(self) -> dict[str, Tensor]:
-        """Where the streams stand, and the latents as they were drowned last."""
-        made = streams("noise", self._rngs)
+    def saved(self, rows: slice) -> dict[str, Tensor]:
+        """Where the streams of some of the latents stand, and these as they were drowned last."""
+        made = streams("noise", self._rngs[rows])
         if self._last is not None:
-            made |= dict(zip(("noisy", "keep", "loud"), self._last, strict=True))
+            noisy, keep, loud = self._last
+            made |= {"noisy": noisy[rows], "keep": keep, "loud": loud}
         return made
 
     def restore(self, saved: Mapping[str, Tensor]) -> None:

@@ -37,8 +37,8 @@ class Denoise(Protocol):
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with some of the latents."""
 
-    def saved(self) -> dict[str, Tensor]:
-        """All that the next call depends on."""
+    def saved(self, rows: slice) -> dict[str, Tensor]:
+        """All that the next call depends on, of some of the latents."""
 
     def restore(self, saved: Mapping[str, Tensor]) -> None:
         """Go on from what was saved."""
@@ -94,16 +94,23 @@ class State:
             self.denoise.keep(rows)
 
 
-    def saved(self) -> dict[str, Tensor]:
-        """All that the rest of a run depends on, between two Steps: names -> tensors, each a copy on the CPU."""
+    def saved(self, rows: slice) -> dict[str, Tensor]:
+        """All that the rest of a run of some of the latents depends on, to be asked between two Steps.
+
+        Returns:
+            Names -> tensors, each a copy on the CPU.
+        """
         made = {"latent": self.latent, "mean": self.mean, "start": self.start}
         if self.latent.grad is not None:
             made["gradient"] = self.latent.grad
-        remembered = self.optimizer.state.get(self.latent, {})
-        made |= {f"optimizer.{name}": torch.as_tensor(value) for name, value in remembered.items()}
+        made |= {
+            f"optimizer.{name}": torch.as_tensor(value)
+            for name, value in self.optimizer.state.get(self.latent, {}).items()
+        }
+        own = {name: value[rows] if value.shape == self.latent.shape else value for name, value in made.items()}
         if self.denoise is not None:
-            made |= {f"denoise.{name}": value for name, value in self.denoise.saved().items()}
-        return {name: value.detach().cpu().clone() for name, value in made.items()} | streams("crops", self.rngs)
+            own |= {f"denoise.{name}": value for name, value in self.denoise.saved(rows).items()}
+        return {name: value.detach().cpu().clone() for name, value in own.items()} | streams("crops", self.rngs[rows])
 
     def restore(self, saved: Mapping[str, Tensor]) -> None:
         """Go on from what was saved of as many latents; the tensors are copied.

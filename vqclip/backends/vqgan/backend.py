@@ -204,7 +204,7 @@ class Drawing:
 
     Args:
         jobs: of the same prompts, size and steps.
-        saved: what a drawing of these jobs had `saved`; with it this one goes on there.
+        saved: what a drawing had `saved` of the one job that there is; with it this one goes on there.
     """
 
     def __init__(
@@ -243,12 +243,17 @@ class Drawing:
                 self._index = steps.index
                 yield steps
 
-    def saved(self) -> dict[str, Tensor]:
-        """All that the Steps after the present one depend on, on the CPU; to be asked between two of them."""
+    def saved(self, picture: int) -> dict[str, Tensor]:
+        """All that the Steps of a picture after the present one depend on, to be asked between two of them.
+
+        It can be drawn on alone, whatever it was drawn beside. Returns names -> tensors, each a copy on the CPU.
+        """
         made = {"late": torch.tensor(self._late), "index": torch.tensor(self._index)}
+        each = 1 if self._leaders is None else self._backend.tries
+        rows = slice(picture * each, (picture + 1) * each)
         if self._leaders is not None:
-            made["recent"] = self._leaders.recent.cpu()
-        return made | {f"state.{name}": value for name, value in self._state.saved().items()}
+            made["recent"] = self._leaders.recent[rows].cpu().clone()
+        return made | {f"state.{name}": value for name, value in self._state.saved(rows).items()}
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with some of the pictures, by their numbers in the Steps; to be called between two of them."""
