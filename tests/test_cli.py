@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -26,9 +27,9 @@ from vqclip.job import InputError, Prompt, ResourceError, WeightsError
 class StoppedError(Exception):
     """Stands for vqclip.run.Interrupted in the double below."""
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, number: int = signal.SIGINT) -> None:
         super().__init__(f"interrupted; the result so far is in {folder}")
-        self.folder = folder
+        self.folder, self.number = folder, number
 
 
 @pytest.fixture
@@ -112,6 +113,7 @@ def test_bad_input_is_exit_code_2_and_one_line(
         ),
         (OSError(errno.ENOSPC, "No space left on device", "a.png"), 4, "error: no space left for a.png"),
         (StoppedError(Path("outputs/x")), 130, "interrupted; the result so far is in outputs/x"),
+        (StoppedError(Path("outputs/x"), signal.SIGHUP), 143, "interrupted; the result so far is in outputs/x"),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )

@@ -70,6 +70,10 @@ def no_space(*_: object, **__: object) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+def broken(*_: object) -> int:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
 class TestGuesses:
     """Pictures of a denoiser's steps are decoded when somebody looks."""
 
@@ -150,11 +154,26 @@ class TestMetrics:
         assert lines(tmp_path)[0]["total"] is None
         assert lines(tmp_path)[0]["terms"] == {"include": None, "smooth": 0.25}
 
-    def test_a_full_disk_is_a_lack_of_resources(self, tmp_path: Path) -> None:
+    def test_a_full_disk_costs_the_metrics_and_not_the_picture(self, tmp_path: Path) -> None:
         recorder = a_recorder(tmp_path, formats=())
         recorder._metrics.close()
         recorder._metrics = open("/dev/full", "a")  # noqa: SIM115  # the recorder closes it
-        with pytest.raises(ResourceError, match=r"metrics\.jsonl cannot be written \(No space"), recorder:
+        with recorder:
+            for index in range(7):
+                recorder.step(a_step(index))
+            recorder.finish(a_result())
+        assert recorder.shortage == (
+            f"no space left in {tmp_path}: metrics from step 0 are missing; the picture is saved"
+        )
+        assert story(tmp_path)["status"] == "done"
+        assert (tmp_path / "final.png").is_file()
+
+    def test_another_failure_of_the_disk_ends_the_run(self, tmp_path: Path) -> None:
+        recorder = a_recorder(tmp_path, formats=())
+        recorder._metrics.close()
+        recorder._metrics = open(os.devnull)  # noqa: SIM115  # the recorder closes it
+        recorder._metrics.write = broken  # type: ignore[method-assign]
+        with pytest.raises(ResourceError, match=r"metrics\.jsonl cannot be written \(Input/output"), recorder:
             recorder.step(a_step(0))
         assert story(tmp_path)["status"] == "failed"
 

@@ -73,8 +73,10 @@ def reencode(
                 for path, frame in zip(kept[1:], frames, strict=True):
                     film.show(frame, int(path.stem), last)
                 film.end(None if final is None else np.asarray(final))
-            finally:  # the encoder ends with us, also when somebody presses Ctrl+C
-                whole = writer.close(final)
+            except BaseException:  # the encoder ends with us, also when somebody presses Ctrl+C
+                writer.abandon()
+                raise
+            whole = writer.close(final)
             if whole is None or writer.problem:
                 raise ResourceError(f"{beside}: {writer.problem or 'no video'}")
             if form != "mp4":
