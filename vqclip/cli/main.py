@@ -113,10 +113,10 @@ def _explain(problem: BaseException) -> tuple[int, str] | None:
     if isinstance(problem, OSError) and problem.errno in _DISK_FULL:
         return NO_RESOURCES, f"error: no space left for {problem.filename or 'the output'}"
     runner = sys.modules.get("vqclip.run.picture")
-    if runner is not None and isinstance(problem, runner.Interrupted):
-        return INTERRUPTED if problem.number == signal.SIGINT else TERMINATED, str(problem)
-    if isinstance(problem, KeyboardInterrupt):
-        return INTERRUPTED, str(problem) or "interrupted"
+    saved = runner is not None and isinstance(problem, runner.Interrupted)
+    if saved or isinstance(problem, KeyboardInterrupt):
+        by_hand = getattr(problem, "number", signal.SIGINT) == signal.SIGINT
+        return INTERRUPTED if by_hand else TERMINATED, str(problem) or "interrupted"
     return None
 
 

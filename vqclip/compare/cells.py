@@ -149,7 +149,8 @@ def adopt(run: Run, root: Path, variant: str) -> Cell:
     """Copy what a comparison shows of a finished run to its place below `root`; pairs by title and seed.
 
     A copy that is there already stays, so that adopting twice is adopting once. Symbolic links inside the run are left
-    out, and files that are larger than any run's. Raises InputError when what else has the place cannot be set aside, ResourceError when copying fails.
+    out, and files that are larger than any run's. Raises InputError when what else has the place cannot be set aside,
+    ResourceError when copying fails.
     """
     cell = Cell(variant, run.job, place(root, variant, run.job), run.config, prompt=run.job.title)
     if state(cell) in ("done", "failed") and read_run(cell.folder).outputs == run.outputs:

@@ -108,7 +108,7 @@ def _run(folder: Path, found: Mapping[str, Any]) -> Run:
     status = _take(found, "status", str)
     if status == "running":
         dead = is_dead(folder, found)
-        raise InputError("ended without a word: its process was killed" if dead else "not finished: it is still running")
+        raise InputError("ended without a word: its process was killed" if dead else "not finished: it still runs")
     if status not in STATUSES:
         raise InputError(f"not finished: status is {clean(show(status))}; {', '.join(STATUSES)} are allowed")
     verdict = _take(found, "verdict", dict, _NOTHING)

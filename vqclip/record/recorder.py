@@ -334,6 +334,7 @@ class Recorder:
 
     def _write_run(self, status: Status, more: Mapping[str, Any] | None = None) -> None:
         """Replace run.json."""
-        about: dict[str, Any] = {"schema": SCHEMA, "status": status, "started": self._began.isoformat(timespec="seconds")}
+        started = self._began.isoformat(timespec="seconds")
+        about: dict[str, Any] = {"schema": SCHEMA, "status": status, "started": started}
         about |= {"process": presence.process()} if status == "running" else {}
         write_json(self.folder / "run.json", about | {"job": described(self.job)} | self._facts | dict(more or {}))

@@ -95,7 +95,7 @@ def compare(loaded: Loaded, progress: Progress) -> Outcome:
 
 
 def compare_runs(runs: Sequence[Path], overrides: Sequence[str], progress: Progress) -> Outcome:
-    """Copy finished runs into a comparison of their own and write its report; what is no sound run is said and left out.
+    """Copy finished runs into a comparison of their own and write its report; unsound ones are said and left out.
 
     Raises:
         InputError: fewer than two sound runs, or the same picture twice.

@@ -266,7 +266,7 @@ def _changed(config: Config) -> dict[str, Any]:
 def stop_on_signal() -> Iterator[Stop]:
     """The first signal of STOPPING lets the current step finish; a second ends at once, and a third in any case.
 
-    One that the process was told to ignore, as `nohup` does with SIGHUP, stays ignored.
+    SIGHUP stays ignored where `nohup` has seen to that.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
@@ -282,8 +282,10 @@ def stop_on_signal() -> Iterator[Stop]:
             signal.signal(each, signal.SIG_DFL)
         raise KeyboardInterrupt
 
-    heeded = [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
-    kept = {number: signal.signal(number, request) for number in heeded}
+    kept = {number: signal.signal(number, request) for number in STOPPING}
+    for number, handler in kept.items():
+        if handler is signal.SIG_IGN and number != signal.SIGINT:  # which shells ignore for every job behind an `&`
+            signal.signal(number, handler)
     try:
         yield stop
     finally:
