@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -411,3 +412,18 @@ def test_a_run_in_progress_is_held_and_tells_its_process(
     assert seen == [(True, presence.process())] * 4
     assert result.folder is not None
     assert not presence.in_use(result.folder)
+
+
+def test_pinned_weights_draw_as_ever_and_others_are_refused(weight_files: dict[str, Path], tmp_path: Path) -> None:
+    pins = {
+        name: f"{path}#sha256={hashlib.sha256(path.read_bytes()).hexdigest()}" for name, path in weight_files.items()
+    }
+    pinned = [f"generator={pins['generator']}", f'guides=["{pins["guide"]}"]', f"judge={pins['judge']}"]
+    (plain,), _ = make(weight_files, tmp_path / "a")
+    (checked,), _ = make(weight_files, tmp_path / "b", *pinned)
+    assert plain.folder is not None
+    assert checked.folder is not None
+    assert pixels(plain.folder / "final.png") == pixels(checked.folder / "final.png")
+    with pytest.raises(WeightsError, match="asked for by its pin"):
+        make(weight_files, tmp_path / "c", f"judge={weight_files['judge']}#sha256={'0' * 64}")
+    assert not (tmp_path / "c").exists()

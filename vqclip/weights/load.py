@@ -159,7 +159,7 @@ def load(path: Path, *, parts: tuple[str, ...] | None = None) -> Weights:
     large = size > _LARGE and not checkpoints.is_safetensors(head)
     loaded = _load_large(path, digest, parts) if large else Weights(path, digest, *_read(path, parts))
     if (name := damaged(loaded.state.items())) is not None:  # would end as a picture of nothing, or in its midst
-        raise WeightsError(f"{path}: {name} holds NaN or infinite numbers or too large ones; fetch or export it again")
+        raise WeightsError(f"{path}: {name} holds NaN or infinite numbers; fetch or export it again")
     return loaded
 
 

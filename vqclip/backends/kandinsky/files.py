@@ -246,7 +246,7 @@ def _open(builder: Any, place: Path, dtype: torch.dtype) -> Any:
         if faulty := sorted(map(str, told.get(fault, ()))):
             raise WeightsError(f"{place}: {len(faulty)} {fault.replace('_', ' ')}, the first is {faulty[0][:80]}")
     if (broken := damaged(made.state_dict().items())) is not None:
-        raise WeightsError(f"{place}: {broken} holds NaN or infinite numbers or too large ones; export it again")
+        raise WeightsError(f"{place}: {broken} holds NaN or infinite numbers; fetch or export it again")
     return made.eval()
 
 

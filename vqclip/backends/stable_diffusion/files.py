@@ -220,7 +220,7 @@ def _from_folder(path: Path, dtype: torch.dtype) -> Models:
             if lacking:
                 raise WeightsError(f"has no fitting tensor for {lacking[0]}; {_GET_FOLDER}")
             if (broken := damaged(network.state_dict().items())) is not None:
-                raise WeightsError(f"{file.name}: {broken} holds NaN or infinite numbers or huge ones; {_GET_FOLDER}")
+                raise WeightsError(f"{file.name}: {broken} holds NaN or infinite numbers; {_GET_FOLDER}")
         parts[part] = network.eval()
     with _one_line("tokenizer"):
         parts["tokenizer"] = _tokenizer(path, configs["text_encoder"])
