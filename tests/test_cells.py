@@ -13,7 +13,7 @@ from finished_runs import CONFIG, edit, flat, job, make_cell, make_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vqclip.compare.cells import Cell, adopt, make_room, place, state, unfinished
+from vqclip.compare.cells import KEPT, Cell, adopt, make_room, place, state, unfinished
 from vqclip.compare.finished import read_run
 from vqclip.job import InputError, Job, Prompt, ResourceError
 
@@ -216,16 +216,37 @@ class TestAdopt:
         found = adopt(run, tmp_path / "root", "vqgan")
         assert not (found.folder / "progress.mp4").exists()
 
+    def test_what_is_larger_than_any_run_s_is_left_out(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        run = read_run(make_run(tmp_path / "elsewhere"))
+        (run.folder / "progress.mp4").write_bytes(bytes(2000))
+        (run.folder / "config.yaml").mkdir()
+        monkeypatch.setattr("vqclip.compare.cells.KEPT", KEPT | {"progress.mp4": 1999})
+        found = adopt(run, tmp_path / "root", "vqgan")
+        assert {path.name for path in found.folder.iterdir()} == {"final.png", "run.json", "metrics.jsonl"}
+
+    @pytest.mark.parametrize("which", ["cells", "cells/vqgan"])
+    def test_nothing_is_renamed_or_written_behind_a_link(self, tmp_path: Path, which: str) -> None:
+        run = read_run(make_run(tmp_path / "elsewhere"))
+        root, mine = tmp_path / "root", tmp_path / "mine"
+        there = place(root, "vqgan", run.job).relative_to(root / which)
+        (mine / there).mkdir(parents=True)
+        (root / which).parent.mkdir(parents=True, exist_ok=True)
+        (root / which).symlink_to(mine)
+        before = sorted(path.relative_to(mine) for path in mine.rglob("*"))
+        with pytest.raises(InputError, match="is a link; what lies behind it is left alone"):
+            adopt(run, root, "vqgan")
+        assert sorted(path.relative_to(mine) for path in mine.rglob("*")) == before
+
     def test_a_full_disk_leaves_no_half_copy(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         run = read_run(make_run(tmp_path / "elsewhere"))
-        real = shutil.copyfile
+        real = shutil.copyfileobj
 
-        def full(source: Path, target: Path) -> None:
-            if source.name == "run.json":
+        def full(source: Any, target: Any) -> None:
+            if target.name.endswith("run.json"):
                 raise OSError(28, "No space left on device")
             real(source, target)
 
-        monkeypatch.setattr("shutil.copyfile", full)
+        monkeypatch.setattr("shutil.copyfileobj", full)
         with pytest.raises(ResourceError, match="No space left"):
             adopt(run, tmp_path / "root", "vqgan")
         assert list(place(tmp_path / "root", "vqgan", run.job).parent.iterdir()) == []

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -26,9 +27,9 @@ from vqclip.job import InputError, Prompt, ResourceError, WeightsError
 class StoppedError(Exception):
     """Stands for vqclip.run.Interrupted in the double below."""
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, number: int = signal.SIGINT) -> None:
         super().__init__(f"interrupted; the result so far is in {folder}")
-        self.folder = folder
+        self.folder, self.number = folder, number
 
 
 @pytest.fixture
@@ -112,6 +113,7 @@ def test_bad_input_is_exit_code_2_and_one_line(
         ),
         (OSError(errno.ENOSPC, "No space left on device", "a.png"), 4, "error: no space left for a.png"),
         (StoppedError(Path("outputs/x")), 130, "interrupted; the result so far is in outputs/x"),
+        (StoppedError(Path("outputs/x"), signal.SIGHUP), 143, "interrupted; the result so far is in outputs/x"),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )
@@ -294,3 +296,17 @@ def test_arguments_that_are_not_unicode_are_bad_input() -> None:
     assert done.returncode == 2
     assert done.stderr.count(b"\n") == 1
     assert b"lone surrogate" in done.stderr
+
+
+def test_a_log_on_a_full_disk_changes_no_exit_code(weight_files: dict[str, Path], tmp_path: Path) -> None:
+    command = [
+        sys.executable, "-m", "vqclip", "run", f"generator={weight_files['generator']}", "include=apple", "steps=1",
+        f'guides=["{weight_files["guide"]}"]', "judge=none", "size=32,32", "crops.count=2", f"outputs={tmp_path}",
+        "video.formats=[]", "name=x", "threads=1",
+    ]  # fmt: skip
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=full, check=False, timeout=120)
+    assert done.returncode == 0
+    assert (tmp_path / "x" / "final.png").is_file()
+    with open("/dev/full", "w") as full:  # the name is taken now: an error that nobody can read has its code still
+        assert subprocess.run(command, stdout=full, stderr=full, check=False, timeout=120).returncode == 2

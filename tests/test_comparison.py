@@ -11,12 +11,15 @@ from typing import Any
 
 import pytest
 import torch
+from finished_runs import job as finished_job
+from finished_runs import make_run
 
 from vqclip import config as configs
 from vqclip.cli.main import BAD_INPUT, BAD_WEIGHTS, DONE, main
 from vqclip.cli.progress import Quiet
 from vqclip.config import Loaded
 from vqclip.job import InputError, WeightsError
+from vqclip.record import presence
 from vqclip.run import comparison as comparison
 from vqclip.run import memory
 
@@ -151,6 +154,61 @@ def test_another_comparison_keeps_its_folder(loaded: Any) -> None:
     comparison.compare(loaded(prompts=["red apple"], seeds=1), quiet()[0])
     with pytest.raises(InputError, match="is not this comparison"):
         comparison.compare(loaded(prompts=["green apple"], seeds=1), quiet()[0])
+
+
+@pytest.mark.parametrize("moment", ["an empty folder", "config.yaml alone", "half a file", "a dead lock"])
+def test_a_comparison_killed_in_its_first_moments_can_be_begun_again(loaded: Any, tmp_path: Path, moment: str) -> None:
+    root = tmp_path / "out" / "trial"
+    root.mkdir(parents=True)
+    if moment != "an empty folder":
+        (root / "config.yaml").write_text("prompts: [x")
+    if moment == "half a file":
+        (root / ".config.resolved.yaml.0123.part").write_text("")
+    if moment == "a dead lock":
+        (root / ".lock").write_text("1 elsewhere\n")
+    found = comparison.compare(loaded(prompts=["red apple"], seeds=1), quiet()[0])
+    assert (found.root, found.done) == (root, 2)
+    assert not (root / ".lock").exists()
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_two_at_once_are_told_that_they_are_two(loaded: Any, tmp_path: Path, *, begun: bool) -> None:
+    root = tmp_path / "out" / "trial"
+    root.mkdir(parents=True)
+    asked = loaded(prompts=["red apple"], seeds=1)
+    if begun:
+        (root / "config.resolved.yaml").write_text(configs.to_yaml(asked.config))
+    refused = pytest.raises(InputError, match="another process .*works on this comparison")
+    with presence.held(root, "this comparison"), refused:
+        comparison.compare(asked, quiet()[0])
+
+
+def test_a_folder_of_somebody_else_s_is_not_touched(loaded: Any, tmp_path: Path) -> None:
+    root = tmp_path / "out" / "trial"
+    root.mkdir(parents=True)
+    (root / "thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match="is not this comparison"):
+        comparison.compare(loaded(), quiet()[0])
+    (root / "thesis.txt").rename(root / "config.resolved.yaml")
+    with pytest.raises(InputError, match="is not this comparison"):
+        comparison.compare(loaded(), quiet()[0])
+    (root / "config.resolved.yaml").write_bytes(b"\xff\xfe" * 100)
+    with pytest.raises(InputError, match="is not this comparison"):
+        comparison.compare(loaded(), quiet()[0])
+    assert [path.name for path in root.iterdir()] == ["config.resolved.yaml"]
+
+
+def test_one_bad_folder_among_runs_is_said_and_left_out(loaded: Any, tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / str(seed), finished_job(seed=seed)) for seed in range(3)]
+    (runs[1] / "metrics.jsonl").write_text("no line of ours\n")
+    overrides = [f"outputs={tmp_path / 'out'}", "name=some", f"judge={loaded().config.judge}", "threads=1"]
+    show, said = quiet()
+    found = comparison.compare_runs([*runs, tmp_path], overrides, show)
+    assert (found.done, found.count) == (2, 2)
+    assert said.getvalue().count("left out: ") == 2
+    assert str(runs[1]) in said.getvalue()
+    with pytest.raises(InputError, match="not the JSON that vqclip writes"):
+        comparison.compare_runs(runs[:2], overrides, show)
 
 
 def test_the_hint_for_variants_is_what_the_parser_takes() -> None:

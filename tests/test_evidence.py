@@ -95,7 +95,6 @@ def test_the_line_that_a_kill_cut_off_is_passed_over_and_no_other(tmp_path: Path
     [
         '{"seconds": 1}', '{"step": 0}', '{"step": 0, "seconds": 1, "terms": 3}', "3", '{"step": 0.5, "seconds": 1}',
         '{"step": 0, "seconds": 1, "terms": {"a": "b"}}',
-        json.dumps({"step": 0, "seconds": 1, "terms": dict.fromkeys(map(str, range(100)), 1)}),
     ],
 )  # fmt: skip
 def test_lines_that_the_recorder_never_writes_are_refused(tmp_path: Path, line: str) -> None:
@@ -103,6 +102,18 @@ def test_lines_that_the_recorder_never_writes_are_refused(tmp_path: Path, line: 
     path.write_text(line + "\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"metrics\.jsonl:1"):
         evidence.curves(path)
+
+
+def test_of_very_many_terms_the_first_are_kept_and_every_score(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    line = {"step": 0, "seconds": 1, "terms": dict.fromkeys(map(str, range(300)), 1), "judge": {"rank": 3}}
+    path.write_text(f"{json.dumps(line)}\n" * 2, encoding="utf-8")
+    found = evidence.curves(path)
+    assert list(found.terms) == [str(number) for number in range(evidence.MAX_CURVES)]
+    assert [point.value for point in found.judge["rank"]] == [3, 3]
+    assert found.cut
+    path.write_text(json.dumps(line | {"terms": {"a": 1}}) + "\n", encoding="utf-8")
+    assert not evidence.curves(path).cut
 
 
 def test_nested_settings_are_flattened_to_their_leaves() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from finished_runs import edit, flat, job, make_run, verdict
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vqclip.compare.finished import intact, read_run
+from vqclip.compare.finished import intact, read_run, sound_run
 from vqclip.job import InputError
+from vqclip.record.presence import held, process
+from vqclip.report.page import write_run_page
 
 ODD = "quotes \" ' \\, newline \n, NUL \0, bell \x07, ü 猫 \U0001f431, half \ud83d, </script> {{x}}"
 
@@ -99,7 +102,35 @@ class TestRefusal:
         assert "no run.json" in refusal(tmp_path)
 
     def test_running_or_killed(self, tmp_path: Path) -> None:
-        assert "status is 'running'" in refusal(edit(make_run(tmp_path / "a"), status="running"))
+        folder = edit(make_run(tmp_path / "a"), status="running", process=process())
+        with held(folder, "this run"):
+            assert "not finished: it still runs" in refusal(folder)
+        assert "ended without a word" in refusal(folder)
+        assert "Ended without a word: its process was killed" in write_run_page(folder).read_text(encoding="utf-8")
+
+    def test_a_run_of_endless_prompts_is_refused_in_no_time(self, tmp_path: Path) -> None:
+        folder = make_run(tmp_path / "a")
+        task = json.loads((folder / "run.json").read_text())["job"]
+        for include in ([{"text": "a" * 1_000_000, "weight": 1}], [{"text": "a", "weight": 1}] * 300):
+            begun = time.monotonic()
+            assert "at most 256 texts of 65536 characters" in refusal(edit(folder, job=task | {"include": include}))
+            assert time.monotonic() - begun < 10
+
+    @pytest.mark.parametrize("wrong", ["bomb", "none", "metrics"])
+    def test_a_run_that_no_page_can_show_is_not_sound(self, tmp_path: Path, wrong: str) -> None:
+        folder = make_run(tmp_path / "a")
+        assert sound_run(folder) == read_run(folder)
+        if wrong == "bomb":
+            png = (folder / "final.png").read_bytes()
+            (folder / "final.png").write_bytes(png[:16] + (200_000).to_bytes(4, "big") * 2 + png[24:])
+        elif wrong == "none":
+            (folder / "final.png").unlink()
+        else:
+            (folder / "metrics.jsonl").write_text('{"step": "x"}\n')
+        with pytest.raises(InputError) as caught:
+            sound_run(folder)
+        assert str(folder) in str(caught.value)
+        assert "\n" not in str(caught.value)
 
     @pytest.mark.parametrize(
         "content",

@@ -105,7 +105,7 @@ def test_a_disk_that_fills_up_ends_it_with_the_part_kept(
                 raise OSError(28, "No space left on device")
             return super().write(data[:1000])
 
-    monkeypatch.setattr(part, "open", lambda path, mode, buffering: Full(path, mode.replace("b", "")), raising=False)
+    monkeypatch.setattr(part, "open", lambda path, mode, **_: Full(path, mode.replace("b", "")), raising=False)
     with pytest.raises(ResourceError, match=r"model.ckpt cannot be written \(No space left on device\)"):
         get([server.offers("/a", serve(DATA))], target)
     assert not target.exists()

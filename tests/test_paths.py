@@ -20,7 +20,9 @@ from vqclip.config.paths import is_path, resolve
         ("open_clip:ViT-B-32:RN50", "weights", "open_clip:ViT-B-32:RN50"), ("open_clip:", "weights", "open_clip:"),
         ("kandinsky-2.2", "pipeline", "kandinsky-2.2"), ("owner/name@abc", "pipeline", "owner/name@abc"),
         ("folder", "pipeline", "{}/folder"), ("folder/prior", "pipeline", "{}/folder/prior"),
-        ("a/b/c", "pipeline", "{}/a/b/c"),
+        ("a/b/c", "pipeline", "{}/a/b/c"), ("w/a.ckpt#sha256=ab", "weights", "{}/w/a.ckpt#sha256=ab"),
+        ("open_clip:ViT-B-32:w/a.pt#sha256=ab", "weights", "open_clip:ViT-B-32:{}/w/a.pt#sha256=ab"),
+        ("a#sha256=ab", "file", "{}/a#sha256=ab"),
     ],
 )  # fmt: skip
 def test_values_are_resolved_by_their_kind(tmp_path: Path, value: str, kind: str, wanted: str) -> None:

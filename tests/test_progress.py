@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,13 @@ class Gone(Screen):
 
     def write(self, _text: str) -> int:
         raise BrokenPipeError
+
+
+class Full(Screen):
+    """A log on a disk without room."""
+
+    def write(self, _text: str) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 class Untouchable(dict[str, torch.Tensor]):
@@ -173,7 +182,15 @@ def test_rich_gives_the_cursor_back_after_an_error(folder: Path) -> None:
     assert err.getvalue().rfind("\x1b[?25h") > err.getvalue().rfind("\x1b[?25l")
 
 
-@pytest.mark.parametrize("kind", [Quiet, Plain, Preview, Json])
+@pytest.mark.parametrize("kind", [Quiet, Plain, Preview, Json, Rich])
+def test_a_log_on_a_full_disk_never_stops_the_run(kind: type[Quiet], folder: Path) -> None:
+    display = kind(Full(), Full(terminal=kind is Rich))
+    play(display, folder)
+    display.close()
+    assert display.lost
+
+
+@pytest.mark.parametrize("kind", [Quiet, Plain, Preview, Json, Rich])
 def test_a_reader_that_left_never_stops_the_run(kind: type[Quiet], folder: Path) -> None:
     play(kind(Gone(), Gone()), folder)
 

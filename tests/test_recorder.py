@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -68,6 +69,10 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 
 def no_space(*_: object, **__: object) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def broken(*_: object) -> int:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
 class TestGuesses:
@@ -150,11 +155,45 @@ class TestMetrics:
         assert lines(tmp_path)[0]["total"] is None
         assert lines(tmp_path)[0]["terms"] == {"include": None, "smooth": 0.25}
 
-    def test_a_full_disk_is_a_lack_of_resources(self, tmp_path: Path) -> None:
+    def test_a_full_disk_costs_the_metrics_and_not_the_picture(self, tmp_path: Path) -> None:
         recorder = a_recorder(tmp_path, formats=())
         recorder._metrics.close()
         recorder._metrics = open("/dev/full", "a")  # noqa: SIM115  # the recorder closes it
-        with pytest.raises(ResourceError, match=r"metrics\.jsonl cannot be written \(No space"), recorder:
+        with recorder:
+            for index in range(7):
+                recorder.step(a_step(index))
+            recorder.finish(a_result())
+        assert recorder.shortage == (
+            f"no space left in {tmp_path}: metrics from step 0 are missing; the picture is saved"
+        )
+        assert story(tmp_path)["status"] == "done"
+        assert (tmp_path / "final.png").is_file()
+
+    def test_kept_frames_make_room_for_metrics(self, tmp_path: Path) -> None:
+        """A disk on which a line of metrics finds room only when frames have gone."""
+        recorder = a_recorder(tmp_path, formats=(), keep_frames=True, plan=raw(1, moving=7))
+        honest = recorder._metrics.flush
+
+        def flush() -> None:
+            full = len(list((tmp_path / "progress").glob("0*.png"))) >= 4
+            no_space() if full else honest()
+
+        recorder._metrics.flush = flush  # type: ignore[method-assign]
+        with recorder:
+            for index in range(7):
+                recorder.step(a_step(index))
+            recorder.finish(a_result())
+        assert [line["step"] for line in lines(tmp_path)] == list(range(7))
+        assert not list((tmp_path / "progress").glob("0*.png"))
+        assert recorder.shortage is not None
+        assert "frames from step 0 are missing" in recorder.shortage
+
+    def test_another_failure_of_the_disk_ends_the_run(self, tmp_path: Path) -> None:
+        recorder = a_recorder(tmp_path, formats=())
+        recorder._metrics.close()
+        recorder._metrics = open(os.devnull)  # noqa: SIM115  # the recorder closes it
+        recorder._metrics.write = broken  # type: ignore[method-assign]
+        with pytest.raises(ResourceError, match=r"metrics\.jsonl cannot be written \(Input/output"), recorder:
             recorder.step(a_step(0))
         assert story(tmp_path)["status"] == "failed"
 
@@ -240,6 +279,53 @@ class TestFrames:
         with pytest.raises(ZeroDivisionError):
             break_off(tmp_path, steps, ZeroDivisionError())
         assert images.read(tmp_path / "final.png").getpixel((0, 0)) == (51, 51, 51)
+
+
+class TestRoom:
+    """What a run is made for is written, whatever else has used the disk."""
+
+    def test_the_reserve_is_given_up_for_the_picture(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        honest = images.replace_file
+
+        def full(path: Path, data: bytes, *, durable: bool = True) -> None:
+            no_space() if list(tmp_path.glob(".reserve-*")) and path.suffix == ".png" else honest(path, data)
+
+        monkeypatch.setattr(images, "replace_file", full)
+        monkeypatch.setattr("vqclip.record.folder.replace_file", full)
+        with a_recorder(tmp_path) as recorder:
+            for index in range(7):
+                recorder.step(a_step(index))
+            recorder.finish(a_result())
+        assert images.read(tmp_path / "final.png").getpixel((0, 0)) == (153, 153, 153)
+        assert story(tmp_path)["status"] == "done"
+        assert recorder.shortage is not None
+        assert not list(tmp_path.glob(".*"))
+
+    @pytest.mark.parametrize("end", ["whole", "broken off"])
+    def test_nothing_of_it_stays(self, tmp_path: Path, end: str) -> None:
+        with a_recorder(tmp_path) as recorder:
+            recorder.step(a_step(0))
+            assert len(list(tmp_path.glob(".reserve-*"))) == 1
+            if end == "whole":
+                recorder.finish(a_result())
+        assert not list(tmp_path.glob(".*"))
+        assert recorder.shortage is None
+
+    @pytest.mark.parametrize("fate", ["deleted", "moved", "another in its place"])
+    def test_a_folder_that_is_gone_is_seen_at_the_next_step(self, tmp_path: Path, fate: str) -> None:
+        place = tmp_path / "run"
+        place.mkdir()
+        recorder = a_recorder(place)
+        recorder.step(a_step(0))
+        place.rename(tmp_path / "elsewhere")
+        if fate == "deleted":
+            shutil.rmtree(tmp_path / "elsewhere")
+        if fate == "another in its place":
+            place.mkdir()
+        with pytest.raises(ResourceError, match="run was moved or deleted during the run"), recorder:
+            recorder.step(a_step(1))
+        assert not encoders()
+        assert not place.exists() or not list(place.iterdir()), "nothing is written into a folder of others"
 
 
 class TestEnd:

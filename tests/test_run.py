@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -18,6 +19,8 @@ from PIL import Image
 from vqclip import config as configs
 from vqclip.backends.vqgan.backend import VQGANBackend
 from vqclip.job import InputError, Job, Result, Step, WeightsError
+from vqclip.judge.judge import UNSURE, Judge
+from vqclip.record import presence
 from vqclip.run import picture as runs
 
 ROOT = Path(__file__).parent.parent
@@ -242,9 +245,11 @@ def test_a_loss_that_is_not_a_number_ends_the_run_with_advice(
     assert facts["status"] == "failed"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143), (signal.SIGUSR1, 143)]
+)
 def test_an_interrupt_keeps_everything_made_so_far(
-    weight_files: dict[str, Path], tmp_path: Path, number: signal.Signals
+    weight_files: dict[str, Path], tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     command = [
         sys.executable, "-m", "vqclip", "run", *overrides(weight_files, tmp_path, "steps=5000"), "--progress", "plain",
@@ -258,11 +263,14 @@ def test_an_interrupt_keeps_everything_made_so_far(
         time.sleep(0.1)
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
+    assert process.returncode == code, errors
     assert "Traceback" not in errors
     (folder,) = tmp_path.iterdir()
     facts = json.loads((folder / "run.json").read_text())
     assert facts["status"] == "interrupted"
+    assert "process" not in facts
+    assert "interrupted; this is the result so far" in (folder / "report.html").read_text().lower()
+    assert not [path.name for path in folder.iterdir() if path.name.startswith(".")]
     assert (folder / "progress.mp4").stat().st_size > 0
     last = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()][-1]
     assert 0 <= last["step"] < 5000
@@ -307,3 +315,115 @@ def test_an_interrupt_is_obeyed_while_the_start_picture_is_made(
     assert 0 <= number < total == (900 if first == "kandinsky" else 50000)
     with Image.open(folder / "final.png") as picture:
         assert picture.size == (64, 64)
+
+
+def test_a_stop_with_the_last_step_ends_with_a_whole_judged_picture(
+    weight_files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = VQGANBackend.steps
+
+    def stopped(self: VQGANBackend, job: Job) -> object:
+        for step in original(self, job):
+            if step.index == step.total:
+                signal.raise_signal(signal.SIGTERM)
+            yield step
+
+    monkeypatch.setattr(VQGANBackend, "steps", stopped)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(runs.Interrupted, match="the picture was finished and is in") as caught:
+        make(weight_files, tmp_path, "prompts=[a fig, a pear]")
+    assert caught.value.number == signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) == before
+    (folder,) = tmp_path.iterdir()  # the second picture was not begun
+    facts = json.loads((folder / "run.json").read_text())
+    assert facts["status"] == "done"
+    assert facts["verdict"]["among"] == 101
+    assert (folder / "report.html").is_file()
+
+
+def test_the_second_signal_ends_at_once_and_an_ignored_hangup_stays_ignored() -> None:
+    kept = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with runs.stop_on_signal() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert not stop.is_set()
+            signal.raise_signal(signal.SIGUSR1)
+            assert stop.is_set()
+            assert stop.number == signal.SIGUSR1
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGTERM)
+            assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, kept)
+
+
+def test_a_judge_without_finite_numbers_costs_the_verdict_alone(
+    weight_files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Judge, "_looks", lambda _self, _image: torch.full((2, 64), float("nan")))
+    results, progress = make(weight_files, tmp_path, "prompts=[a fig, a pear]")
+    assert len(results) == 2
+    assert progress.notes.count(UNSURE) == 1
+    for result in results:
+        assert result.folder is not None
+        facts = json.loads((result.folder / "run.json").read_text())
+        assert (facts["status"], facts["verdict"]) == ("done", None)
+        assert UNSURE in facts["warnings"]
+        assert UNSURE[1:] in (result.folder / "report.html").read_text().replace("&#39;", "'")
+
+
+@pytest.mark.parametrize("part", ["guide", "generator"])
+def test_numbers_that_overflow_at_the_first_step_blame_no_rate(
+    weight_files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    original = VQGANBackend.steps
+
+    def poisoned(self: VQGANBackend, job: Job) -> object:
+        for step in original(self, job):
+            image = step.image * float("nan") if part == "generator" else step.image
+            yield Step(step.index, step.total, image, {"include: apple": torch.tensor(float("nan"))})
+
+    monkeypatch.setattr(VQGANBackend, "steps", poisoned)
+    told = "of a guide overflow" if part == "guide" else "of generator or denoiser overflow"
+    with pytest.raises(WeightsError, match=told):
+        make(weight_files, tmp_path)
+    facts = json.loads(next(tmp_path.glob("*/run.json")).read_text())
+    assert facts["status"] == "failed"
+    assert next(tmp_path.glob("*/report.html")).is_file()
+    assert (part == "guide") == bool(list(tmp_path.glob("*/final.png"))), "a picture of NaN is never written"
+
+
+def test_a_run_in_progress_is_held_and_tells_its_process(
+    weight_files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[bool, dict[str, object]]] = []
+    original = VQGANBackend.steps
+
+    def watched(self: VQGANBackend, job: Job) -> object:
+        for step in original(self, job):
+            (folder,) = tmp_path.iterdir()
+            facts = json.loads((folder / "run.json").read_text()) if (folder / "run.json").exists() else {}
+            seen.append((presence.in_use(folder), facts.get("process", {})))
+            yield step
+
+    monkeypatch.setattr(VQGANBackend, "steps", watched)
+    (result,), _ = make(weight_files, tmp_path)
+    assert seen == [(True, presence.process())] * 4
+    assert result.folder is not None
+    assert not presence.in_use(result.folder)
+
+
+def test_pinned_weights_draw_as_ever_and_others_are_refused(weight_files: dict[str, Path], tmp_path: Path) -> None:
+    pins = {
+        name: f"{path}#sha256={hashlib.sha256(path.read_bytes()).hexdigest()}" for name, path in weight_files.items()
+    }
+    pinned = [f"generator={pins['generator']}", f'guides=["{pins["guide"]}"]', f"judge={pins['judge']}"]
+    (plain,), _ = make(weight_files, tmp_path / "a")
+    (checked,), _ = make(weight_files, tmp_path / "b", *pinned)
+    assert plain.folder is not None
+    assert checked.folder is not None
+    assert pixels(plain.folder / "final.png") == pixels(checked.folder / "final.png")
+    with pytest.raises(WeightsError, match="asked for by its pin"):
+        make(weight_files, tmp_path / "c", f"judge={weight_files['judge']}#sha256={'0' * 64}")
+    assert not (tmp_path / "c").exists()

@@ -18,7 +18,7 @@ from films import COLOURS, FPS, decode, encoders, ffmpeg, frame, movie, tag, wai
 from PIL import Image, ImageSequence
 
 from vqclip.job import InputError
-from vqclip.record import video
+from vqclip.record import stream, video
 from vqclip.record.video import VideoWriter
 
 ODD = {"prompt": "quotes \" ' \\ = ; # % $HOME `id`\nline, tab \t, NUL \0, ü 猫 \U0001f431, half \ud83d", "seed": 7}
@@ -232,6 +232,55 @@ class TestTroubles:
         assert len(decode(tmp_path / "a.mp4")) >= 18
         assert encoders() <= before
         assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+
+    def test_a_stopped_encoder_costs_the_film_s_rest_and_not_the_run(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(stream, "PATIENCE", 1.0)
+        writer = VideoWriter(tmp_path / "a.mp4", (64, 64), FPS, {})
+        before = encoders()
+        for _ in range(10):
+            writer.append(frame(64, 64))
+        time.sleep(1)
+        (victim,) = encoders() - before
+        os.kill(victim, signal.SIGSTOP)
+        begun = time.monotonic()
+        for _ in range(200):
+            writer.append(frame(64, 64))
+        assert writer.close() == tmp_path / "a.mp4"
+        assert time.monotonic() - begun < 60
+        assert writer.problem is not None
+        assert writer.problem.endswith("the encoder did not answer in 1 s")
+        assert len(decode(tmp_path / "a.mp4")) >= 8
+        assert encoders() <= before
+
+    def test_an_encoder_that_dies_before_a_frame_is_whole_leaves_no_film(self, tmp_path: Path) -> None:
+        before = encoders()
+        writer = VideoWriter(tmp_path / "a.mp4", (64, 64), FPS, {})
+        writer.append(frame(64, 64))
+        (victim,) = encoders() - before
+        os.kill(victim, signal.SIGKILL)
+        made = writer.close()
+        assert writer.problem is not None
+        assert made is None or len(decode(made)) == 1, "a film is one that plays"
+        assert made is not None or list(tmp_path.iterdir()) == []
+
+    def test_without_room_for_a_copy_the_part_itself_is_the_film(self, tmp_path: Path) -> None:
+        writer = VideoWriter(tmp_path / "a.mp4", (64, 64), FPS, {})
+        for _ in range(5):
+            writer.append(frame(64, 64))
+        assert writer.close(seekable=False) == tmp_path / "a.mp4"
+        assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+        assert len(decode(tmp_path / "a.mp4")) == 5
+
+    def test_an_abandoned_film_leaves_nothing(self, tmp_path: Path) -> None:
+        before = encoders()
+        writer = VideoWriter(tmp_path / "a.mp4", (64, 64), FPS, {})
+        writer.append(frame(64, 64))
+        writer.abandon()
+        assert writer.close() is None
+        assert list(tmp_path.iterdir()) == []
+        assert encoders() <= before
 
     def test_a_file_that_may_not_grow_ends_the_video_and_not_the_run(self, tmp_path: Path) -> None:
         code = """

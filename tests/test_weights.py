@@ -216,3 +216,32 @@ def test_a_file_says_what_it_was_trained_with(part: str) -> None:
     assert weights.Weights(Path("x"), "", {}, said).trained_with(part) == "abc"
     for facts in ({}, {"training": "no"}, {"training": "{}"}, {"training": "[1]"}, {"training": "[" * 100_000}):
         assert weights.Weights(Path("x"), "", {}, facts).trained_with(part) == ""
+
+
+class TestPins:
+    """A path with a hash behind it is that of a file with this hash."""
+
+    def test_the_right_file_is_found_and_another_refused(self, tmp_path: Path) -> None:
+        path = tmp_path / "mine.safetensors"
+        save_file({"a": torch.ones(2)}, path)
+        pin = hashlib.sha256(path.read_bytes()).hexdigest()
+        for written in (pin, pin.upper()):
+            assert weights.find(f"{path}#sha256={written}", role="generator") == path
+        data = bytearray(path.read_bytes())
+        data[-1] ^= 1  # a bit of a number, which the format does not check
+        path.write_bytes(data)
+        weights.load(path)
+        with pytest.raises(WeightsError, match=f"mine.safetensors: SHA-256 is .*{pin} is asked for by") as caught:
+            weights.find(f"{path}#sha256={pin}", role="generator")
+        assert str(caught.value).startswith("generator: ")
+
+    @pytest.mark.parametrize("pin", ["", "ab", "g" * 64, "a" * 65])
+    def test_what_is_no_hash_is_refused(self, tmp_path: Path, pin: str) -> None:
+        (tmp_path / "a.pt").write_bytes(b"")
+        with pytest.raises(InputError, match="the 64 hexadecimal digits of a SHA-256 are needed"):
+            weights.find(f"{tmp_path / 'a.pt'}#sha256={pin}", role="generator")
+
+    @pytest.mark.parametrize("name", ["starter", "starter/judge", "ViT-B/32"])
+    def test_models_with_hashes_of_their_own_take_none(self, name: str) -> None:
+        with pytest.raises(InputError, match="is checked against its own hash"):
+            weights.find(f"{name}#sha256={'a' * 64}", role="judge" if name.startswith("starter") else "guide")

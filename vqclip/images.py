@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import os
-import threading
+import secrets
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -97,7 +97,7 @@ def replace_file(path: Path, data: bytes, *, durable: bool = True) -> None:
     `durable` also waits for the disk (file and folder), which a preview that is replaced four times a
     second should not do. Raises OSError; the temporary file is gone then and the old content stays.
     """
-    part = path.with_name(f".{path.name[:80]}.{os.getpid()}-{threading.get_ident()}.part")
+    part = beside(path)
     try:
         with open(part, "wb") as file:
             file.write(data)
@@ -114,6 +114,16 @@ def replace_file(path: Path, data: bytes, *, durable: bool = True) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def beside(path: Path) -> Path:
+    """A new empty file next to `path`, hidden and of a name that nobody can guess; it follows no link.
+
+    For what is renamed to `path` when it is whole. Raises OSError.
+    """
+    part = path.with_name(f".{path.name[:80]}.{secrets.token_hex(8)}.part")
+    os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # O_EXCL: not through a link either
+    return part
 
 
 def read(path: str | Path, *, max_side: int = MAX_SIDE) -> Image.Image:

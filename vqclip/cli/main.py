@@ -14,10 +14,11 @@ import sys
 import textwrap
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import wraps
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import click
 
@@ -26,7 +27,7 @@ from vqclip.cli.doctor import doctor
 from vqclip.cli.models import models
 from vqclip.job import InputError, ResourceError, WeightsError
 
-DONE, BAD_INPUT, BAD_WEIGHTS, NO_RESOURCES, INTERRUPTED = 0, 2, 3, 4, 130
+DONE, BAD_INPUT, BAD_WEIGHTS, NO_RESOURCES, INTERRUPTED, TERMINATED = 0, 2, 3, 4, 130, 143
 _CODES = {InputError: BAD_INPUT, WeightsError: BAD_WEIGHTS, ResourceError: NO_RESOURCES}
 _WIDTH, _VALUE, _ORIGIN = 120, 20, 20  # columns of a table, of a value in it and of where that came from
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -38,8 +39,9 @@ _CPU_FULL = "DefaultCPUAllocator: can't allocate memory"  # torch has no class o
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; `arguments` default to sys.argv.
 
-    0 done, 2 bad input, 3 missing or damaged weights, 4 out of memory or disk, 130 interrupted. Errors
-    are one line on stderr; VQCLIP_DEBUG=1 adds the traceback. What is none of these is a bug and raises.
+    0 done, 2 bad input, 3 missing or damaged weights, 4 out of memory or disk, 130 interrupted by Ctrl+C, 143 by
+    another signal. Errors are one line on stderr; VQCLIP_DEBUG=1 adds the traceback. What is none of these is a bug
+    and raises.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # an ASCII terminal shows escapes instead of failing
@@ -63,7 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         from vqclip.config.document import clean
 
-        click.echo(f"vqclip: {clean(explained[1])}", err=True)
+        with suppress(OSError):  # of a log that is full the exit code has to tell
+            click.echo(f"vqclip: {clean(explained[1])}", err=True)
+        _let_go(sys.stderr)
         return explained[0]
     return DONE
 
@@ -87,6 +91,16 @@ def _hang_up() -> bool:
     return gone
 
 
+def _let_go(stream: IO[str]) -> None:
+    """Flush a stream; what it does not take goes nowhere."""
+    try:
+        stream.flush()
+    except (OSError, ValueError):
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            stream.flush()
+
+
 def _explain(problem: BaseException) -> tuple[int, str] | None:
     """Exit code and line for an error that a user can meet, None for a bug."""
     for kind, code in _CODES.items():
@@ -101,7 +115,8 @@ def _explain(problem: BaseException) -> tuple[int, str] | None:
     runner = sys.modules.get("vqclip.run.picture")
     saved = runner is not None and isinstance(problem, runner.Interrupted)
     if saved or isinstance(problem, KeyboardInterrupt):
-        return INTERRUPTED, str(problem) or "interrupted"
+        by_hand = getattr(problem, "number", signal.SIGINT) == signal.SIGINT
+        return INTERRUPTED if by_hand else TERMINATED, str(problem) or "interrupted"
     return None
 
 
@@ -152,6 +167,9 @@ def _display_options(command: Callable[..., Any]) -> Callable[..., Any]:
             command(display=display, **rest)
         finally:
             display.close()
+            if display.lost:  # what is still buffered for a full disk would fail again at exit, and not silently
+                for stream in (sys.stdout, sys.stderr):
+                    _let_go(stream)
 
     return wrapped
 

@@ -1,7 +1,7 @@
 """How a run shows itself: a bar, plain lines, JSON lines or a picture in the terminal. Writes no files.
 
 Notes and progress go to stderr, the paths of what was made to stdout; JSON goes to stdout alone. A reader
-that goes away silences the display and never the run.
+that goes away or a log on a full disk silences the display and never the run.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from vqclip.cli.terminal import half_blocks, terms_line, verdict_line
 from vqclip.config.document import clean
@@ -36,6 +36,7 @@ class Quiet:
         self._clock = clock
         self._place = ""
         self._begun = 0.0
+        self.lost = False  # whether something could not be written
 
     def note(self, message: str) -> None:
         if self._notes:
@@ -62,8 +63,10 @@ class Quiet:
         try:
             stream.write(text)
             stream.flush()
-        except (BrokenPipeError, ValueError):  # the reader is gone; ValueError: the stream is closed
+        except BrokenPipeError:  # the reader is gone, of which the command line sees by itself
             pass
+        except (OSError, ValueError):  # the disk of a log is full; ValueError: the stream is closed
+            self.lost = True
 
 
 class Plain(Quiet):
@@ -131,7 +134,7 @@ class Rich(Quiet):
             parts.TextColumn("{task.fields[rate]}", markup=False),
             parts.TimeRemainingColumn(compact=True),
             parts.TextColumn("{task.fields[terms]}", markup=False),
-            console=Console(file=self._err, highlight=False),
+            console=Console(file=cast(IO[str], _Forgiving(self._err, self._write)), highlight=False),
             refresh_per_second=5,
         )
         self._line = ""
@@ -159,6 +162,23 @@ class Rich(Quiet):
         bar, self._bar = getattr(self, "_bar", None), None
         if bar:
             bar.stop()
+
+
+class _Forgiving:
+    """A stream for others to write to, which fails as silently as a display does."""
+
+    def __init__(self, stream: IO[str], write: Callable[[IO[str], str], None]) -> None:
+        self._stream, self._through = stream, write
+
+    def write(self, text: str) -> int:
+        self._through(self._stream, text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._through(self._stream, "")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 class Json(Quiet):

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import shutil
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,11 +20,18 @@ from vqclip.compare.variants import settings
 from vqclip.config.document import clean
 from vqclip.job import InputError, Job, ResourceError
 from vqclip.record.folder import slug, to_json
+from vqclip.report.embedded import MAX_PICTURE
+from vqclip.report.evidence import MAX_JSON, MAX_METRICS
 
 State = Literal["done", "failed", "missing", "stale", "broken"]
 
-# What a comparison keeps of a run from elsewhere; run.json comes last, so that a copy is a run only when it is whole.
-KEPT: Final = ("config.yaml", "config.resolved.yaml", "metrics.jsonl", "progress.mp4", "final.png", "run.json")
+# What a comparison keeps of a run from elsewhere, and the bytes of it that are copied at most: what is larger is left
+# out. run.json comes last, so that a copy is a run only when it is whole.
+KEPT: Final[Mapping[str, int]] = {
+    "config.yaml": 1 << 20, "config.resolved.yaml": 1 << 20, "metrics.jsonl": MAX_METRICS, "progress.mp4": 256 << 20,
+    "final.png": MAX_PICTURE, "run.json": MAX_JSON,
+}  # fmt: skip
+_NO_LINK: Final = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # nor a pipe that is waited for
 _DIGITS: Final = 10  # of a hash in a folder's name: 40 bits
 
 
@@ -120,6 +129,9 @@ def make_room(cell: Cell) -> Path | None:
     None when nothing is there. Makes the folder above. Raises InputError when the system refuses.
     """
     folder = cell.folder
+    for above in (folder.parent, folder.parent.parent):  # the variant's folder, and that of all cells
+        if above.is_symlink():
+            raise InputError(f"{clean(str(above))} is a link; what lies behind it is left alone")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         if not os.path.lexists(folder):
@@ -137,20 +149,33 @@ def adopt(run: Run, root: Path, variant: str) -> Cell:
     """Copy what a comparison shows of a finished run to its place below `root`; pairs by title and seed.
 
     A copy that is there already stays, so that adopting twice is adopting once. Symbolic links inside the run are left
-    out. Raises InputError when what else has the place cannot be set aside, ResourceError when copying fails.
+    out, and files that are larger than any run's. Raises InputError when what else has the place cannot be set aside,
+    ResourceError when copying fails.
     """
     cell = Cell(variant, run.job, place(root, variant, run.job), run.config, prompt=run.job.title)
     if state(cell) in ("done", "failed") and read_run(cell.folder).outputs == run.outputs:
         return cell
     make_room(cell)
-    part = cell.folder.with_name(f".{cell.folder.name}.{os.getpid()}.part")
+    part = cell.folder.with_name(f".{cell.folder.name[:80]}.{secrets.token_hex(8)}.part")
     try:
         part.mkdir()
-        for name in KEPT:
-            if (run.folder / name).is_file() and not (run.folder / name).is_symlink():
-                shutil.copyfile(run.folder / name, part / name)
+        for name, most in KEPT.items():
+            _copy(run.folder / name, part / name, most)
         os.rename(part, cell.folder)
     except OSError as error:
         shutil.rmtree(part, ignore_errors=True)
         raise ResourceError(f"{clean(str(cell.folder))} cannot be copied ({error.strerror or error})") from error
     return cell
+
+
+def _copy(source: Path, target: Path, most: int) -> None:
+    """Copy a regular file of at most `most` bytes; anything else is left out."""
+    try:
+        handle = os.open(source, os.O_RDONLY | _NO_LINK)
+    except OSError:  # not there, a link, or not readable
+        return
+    with os.fdopen(handle, "rb") as file:
+        about = os.fstat(handle)
+        if stat.S_ISREG(about.st_mode) and about.st_size <= most:
+            with open(target, "xb") as copy:
+                shutil.copyfileobj(file, copy)

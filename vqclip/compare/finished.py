@@ -12,12 +12,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from vqclip import images
 from vqclip.config.document import clean, show
 from vqclip.grammar import PARTS
 from vqclip.job import InputError, Job, Prompt, Verdict
-from vqclip.report.evidence import facts
+from vqclip.record.presence import is_dead
+from vqclip.report.embedded import MAX_PICTURE
+from vqclip.report.evidence import curves, facts
 
 SCHEMA: Final = 1
+MAX_PROMPTS: Final = 256  # of one kind, and ...
+MAX_TEXT: Final = 65_536  # ... characters of one: as many as a config can hold
 MAX_WHOLE: Final = 2**63 - 1
 STATUSES: Final = ("done", "failed", "interrupted")
 
@@ -66,6 +71,25 @@ def read_run(folder: Path) -> Run:
         raise InputError(f"{named}: {error}") from None
 
 
+def sound_run(folder: Path) -> Run:
+    """Read a run for a comparison of its own: as `read_run`, and its picture and metrics, so that a page can show them.
+
+    Raises InputError, one line that begins with the folder or the file that is wrong.
+    """
+    run = read_run(folder)
+    if run.status == "done":
+        images.read(folder / "final.png")
+        check_size(folder / "final.png")
+    curves(folder / "metrics.jsonl")
+    return run
+
+
+def check_size(path: Path) -> None:
+    """Raise InputError for a picture of more bytes than a page shows."""
+    if (size := path.stat().st_size) > MAX_PICTURE:
+        raise InputError(f"{clean(str(path))}: {size} bytes; at most {MAX_PICTURE} are shown")
+
+
 def intact(run: Run) -> bool:
     """Whether final.png is there and has the hash that run.json gives."""
     picture = run.folder / "final.png"
@@ -81,7 +105,11 @@ def intact(run: Run) -> bool:
 def _run(folder: Path, found: Mapping[str, Any]) -> Run:
     if (schema := _take(found, "schema", int)) != SCHEMA:
         raise InputError(f"run.json has schema {schema}; this version reads {SCHEMA}")
-    if (status := _take(found, "status", str)) not in STATUSES:
+    status = _take(found, "status", str)
+    if status == "running":
+        dead = is_dead(folder, found)
+        raise InputError("ended without a word: its process was killed" if dead else "not finished: it still runs")
+    if status not in STATUSES:
         raise InputError(f"not finished: status is {clean(show(status))}; {', '.join(STATUSES)} are allowed")
     verdict = _take(found, "verdict", dict, _NOTHING)
     models = _take(found, "models", list, _NOTHING) or []
@@ -122,12 +150,14 @@ def _job(found: Mapping[str, Any]) -> Job:
 
 def _prompts(found: Mapping[str, Any], name: str) -> tuple[Prompt, ...]:
     """A list of prompts; Prompt itself refuses empty texts, negative weights and the like."""
-    prompts = []
+    prompts: list[Prompt] = []
     for each in _take(found, name, list):
         if not isinstance(each, dict):
             raise InputError(f"run.json: job.{name}: got {clean(show(each))}; a prompt with text and weight is needed")
         stop = _take(each, "stop", float, int, _NOTHING)
-        prompts.append(Prompt(_take(each, "text", str), float(_take(each, "weight", float, int)), stop))
+        if len(text := _take(each, "text", str)) > MAX_TEXT or len(prompts) >= MAX_PROMPTS:
+            raise InputError(f"run.json: job.{name}: at most {MAX_PROMPTS} texts of {MAX_TEXT} characters are read")
+        prompts.append(Prompt(text, float(_take(each, "weight", float, int)), stop))
     if name == "include" and not prompts:
         raise InputError("run.json: job.include is empty; a prompt is needed")
     return tuple(prompts)

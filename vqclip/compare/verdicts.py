@@ -16,7 +16,7 @@ from vqclip.compare.finished import Run, read_run
 from vqclip.compare.variants import steering
 from vqclip.config.document import clean
 from vqclip.job import InputError, Job, Verdict
-from vqclip.judge.judge import Judge
+from vqclip.judge.judge import UNSURE, Judge
 from vqclip.weights.likeness import alike
 
 JudgeOf = Callable[[Job], Judge | None]
@@ -94,7 +94,8 @@ def judged(found: Found, sha256: str, ask: JudgeOf, *, eye: str = "") -> Found:
         verdict = run.verdict if run.weights.get("judge") == sha256 else None
         steered = steered or (verdict is not None and verdict.self_scored)
         if (verdict is None or run.former) and (judge := ask(run.job)):
-            verdict, refusal = judge.judge(picture(run)), judge.refusal
+            verdict = judge.judge(picture(run))
+            refusal = judge.refusal or ("" if verdict else UNSURE)
         verdict = verdict and replace(verdict, self_scored=steered)
     return replace(found, verdict=verdict, self_scored=steered, refusal=refusal)
 

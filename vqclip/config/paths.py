@@ -6,14 +6,24 @@ Tells paths from names of models. Opens no file.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 SUFFIXES = (".ckpt", ".pt", ".pth", ".bin", ".safetensors", ".zip")
 OPEN_CLIP = "open_clip:"
+PIN = "#sha256="  # behind the path of a weight file: the hash that it must have
+_PINNED = re.compile(rf"(.*){PIN}([^/]*)", re.DOTALL)
+
+
+def unpinned(name: str) -> tuple[str, str]:
+    """A name without its pin, and what stands in the pin; "" without one."""
+    found = _PINNED.fullmatch(name)
+    return (found[1], found[2]) if found else (name, "")
 
 
 def is_path(name: str) -> bool:
     """Whether the name of a weight file can only be a path, whether or not something is there."""
+    name, _ = unpinned(name)
     return name.startswith((".", "/", "~")) or Path(name).suffix.lower() in SUFFIXES or Path(name).is_absolute()
 
 
@@ -22,8 +32,11 @@ def resolve(value: str, folder: Path, kind: str) -> str:
 
     Args:
         kind: "file" is always a path; "weights" may be a name of the catalogue or "open_clip:MODEL:PATH" instead,
-            "pipeline" a repository of the hub; the names of starter models stay too.
+            "pipeline" a repository of the hub; the names of starter models stay too. A pin stays where it is.
     """
+    if kind != "file" and PIN in value:
+        plain, pin = unpinned(value)
+        return f"{resolve(plain, folder, kind)}{PIN}{pin}"
     if value == "starter" or value.startswith("starter/"):
         return value
     there = Path(os.path.abspath(folder / os.path.expanduser(value)))

@@ -5,6 +5,7 @@ Cosines of different models cannot be compared, ranks can; the rank of the promp
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
@@ -18,6 +19,7 @@ from vqclip.job import InputError, Verdict
 from vqclip.judge.rivals import BOTH, WORD, Rivals, grounded
 from vqclip.perceptors import Perceptor
 
+UNSURE = "no verdict: the judge's numbers are not finite; precision=fp32 or another judge may help"
 _CLOSER = 0.85  # share of the picture that the second look shows
 _WHOLE = frozenset(("colour", "ground", BOTH))  # judged by the whole picture alone: its middle holds too little ground
 
@@ -69,7 +71,7 @@ class Judge:
 
     @torch.no_grad()
     def judge(self, image: Tensor) -> Verdict | None:
-        """The verdict on one picture (3, H, W) in [0, 1]; None from a judge that refuses."""
+        """The verdict on one picture (3, H, W) in [0, 1]; None from a judge that refuses, or sees no finite numbers."""
         if self.refusal:
             return None
         looks = self._looks(image)  # (2, E)
@@ -85,6 +87,8 @@ class Judge:
         gaps = {kind: list(islice(told, len(each))) for kind, each in ahead.items()}
         everyone = [gap for each in gaps.values() for gap in each]
         include, exclude = next(told), next(told, None)
+        if not all(map(math.isfinite, [*everyone, include, *([] if exclude is None else [exclude])])):
+            return None
         rank, among = _place(everyone)
         return Verdict(
             judge=self.name,

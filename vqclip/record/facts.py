@@ -17,10 +17,10 @@ def described(job: Job) -> dict[str, Any]:
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file below `folder` but run.json, by its path inside."""
+    """SHA-256 of every file below `folder` but run.json and hidden ones, by its path inside."""
     found = {}
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name != "run.json":
+        if path.is_file() and path.name != "run.json" and not path.name.startswith("."):
             with open(path, "rb") as file:
                 found[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
     return found

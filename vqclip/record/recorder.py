@@ -1,13 +1,15 @@
 """Writes down one picture while it is made: metrics, frames, video, the final picture and run.json.
 
 Reads the numbers of a step in one transfer. Never takes part in the run: it neither judges numbers that
-are not finite nor ends a run because frames or the video fail.
+are not finite nor ends a run because frames or the video fail. Where the disk is full, kept frames make room for the
+metrics, and a reserve is there for picture, page and run.json.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
@@ -22,17 +24,19 @@ import torch
 
 from vqclip import images
 from vqclip.job import Job, ResourceError, Result, Step
-from vqclip.record import containers, metadata, video
+from vqclip.record import containers, metadata, presence, video
 from vqclip.record.facts import described, finite, hashes, one_line
 from vqclip.record.film import Film
 from vqclip.record.folder import to_json, write_bytes, write_json
 from vqclip.record.pace import VideoPlan
+from vqclip.record.reserve import FULL, Reserve
 
 Status = Literal["running", "done", "interrupted", "failed"]
 Score = Callable[[torch.Tensor], Mapping[str, float]]
 
 SCHEMA: Final = 1  # of run.json
 LATEST_EVERY: Final = 0.25  # seconds between two previews
+FREED: Final = 8  # kept frames that make room for metrics at a time
 
 
 class Recorder:
@@ -82,12 +86,25 @@ class Recorder:
         self._shown: Step | None = None  # the last frame, whose image is known to be finite
         self._logged: Mapping[str, float] = {}
         self._finished = False
+        self._kept = list[Path]()
+        self._missing = list[str]()  # what a full disk has cost
+        self._home = os.stat(folder)
+        self._reserve = Reserve(folder, job.size)
         self._began, self._clock = datetime.now(UTC), time.perf_counter()
-        self._write_run("running")
         try:
+            self._write_run("running")
             self._metrics = open(folder / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115  # closed by finish
-        except OSError as error:
+        except BaseException as error:
+            self._reserve.release()
+            if not isinstance(error, OSError):
+                raise
             raise ResourceError(f"{folder / 'metrics.jsonl'} cannot be written ({error.strerror})") from error
+
+    @property
+    def shortage(self) -> str | None:
+        """What is missing of a run whose disk was full, in one line; None where nothing is."""
+        lost = ", ".join(self._missing)
+        return f"no space left in {self.folder}: {lost} are missing; the picture is saved" if lost else None
 
     def __enter__(self) -> Self:
         return self
@@ -112,9 +129,11 @@ class Recorder:
     def step(self, step: Step) -> Mapping[str, float] | None:
         """Take note of one step; returns its terms as floats when it was logged (not finite ones too).
 
-        Raises ResourceError when metrics.jsonl cannot be written.
+        Raises ResourceError when the folder is gone, or metrics.jsonl cannot be written for another reason than a full
+        disk.
         """
         self._seen = step
+        self._check_home()
         last = step.index == step.total
         scored = self._score is not None and self._score_every > 0 and (last or step.index % self._score_every == 0)
         terms = self._log(step, scored=scored) if scored or last or step.index % self._log_every == 0 else None
@@ -125,9 +144,10 @@ class Recorder:
         return terms
 
     def finish(self, result: Result | None, status: Status = "done", facts: Mapping[str, Any] | None = None) -> None:
-        """Close the video, write final.png, then run.json; without a result the last step stands in.
+        """Write final.png, close the video, then write run.json; without a result the last step stands in.
 
-        Raises ResourceError when picture or run.json cannot be written; the files are closed all the same.
+        Raises ResourceError when the folder is gone, or picture or run.json cannot be written; the files are closed
+        all the same.
         """
         if self._finished:
             return
@@ -135,8 +155,11 @@ class Recorder:
         more = dict(facts or {})
         try:
             image = self._picture(result)
-            self._close_film(image)
-            self._save_picture(image)
+            try:
+                self._check_home()
+                self._save_picture(image)
+            finally:
+                self._close_film(image)
         except BaseException as error:
             status = "interrupted" if isinstance(error, self._stops) else "failed"
             more |= {"error": one_line(error)}
@@ -144,6 +167,8 @@ class Recorder:
         finally:
             with suppress(OSError):  # a full disk was reported by the write that met it
                 self._metrics.close()
+            self._reserve.release()
+            self._check_home()
             self._write_run(status, more | self._outcome(result))
 
     def _log(self, step: Step, *, scored: bool) -> Mapping[str, float]:
@@ -159,13 +184,54 @@ class Recorder:
         }
         if scored and self._score is not None:
             line["judge"] = {name: finite(value) for name, value in self._score(step.image).items()}
-        try:
-            self._metrics.write(to_json(line) + "\n")
-            self._metrics.flush()
-        except OSError as error:
-            raise ResourceError(f"{self.folder / 'metrics.jsonl'} cannot be written ({error.strerror})") from error
         self._logged = terms
+        self._write_line(to_json(line) + "\n", step.index)
         return terms
+
+    def _write_line(self, line: str, step: int) -> None:
+        """Append to metrics.jsonl. On a full disk kept frames go, and without any the rest of the metrics."""
+        if self._metrics.closed:
+            return
+        try:
+            self._metrics.write(line)
+            self._metrics.flush()
+            return
+        except OSError as error:
+            if error.errno not in FULL:
+                raise ResourceError(f"{self.folder / 'metrics.jsonl'} cannot be written ({error.strerror})") from error
+        while self._free_frames():
+            with suppress(OSError):
+                self._metrics.flush()  # what did not fit is still there
+                return
+        self._miss(f"metrics from step {step}")
+        with suppress(OSError):
+            self._metrics.close()
+
+    def _free_frames(self) -> bool:
+        """Drop the last of the kept frames; False when there are none."""
+        if not self._kept:
+            return False
+        gone, self._kept = self._kept[-FREED:], self._kept[:-FREED]
+        for path in gone:
+            path.unlink(missing_ok=True)
+        self._showing = False
+        self._missing = [each for each in self._missing if not each.startswith("frames")]
+        self._miss(f"frames from step {int(gone[0].stem)}")
+        return True
+
+    def _miss(self, what: str) -> None:
+        """Remember, once, what a full disk has cost."""
+        if what not in self._missing:
+            self._missing.append(what)
+
+    def _check_home(self) -> None:
+        """Raise ResourceError where the folder is not there any more: what is written to it would be lost."""
+        try:
+            there = os.path.samestat(os.stat(self.folder), self._home)
+        except OSError:
+            there = False
+        if not there:
+            raise ResourceError(f"{self.folder} was moved or deleted during the run; nothing more can be kept")
 
     def _show(self, step: Step, *, last: bool) -> None:
         """Make the step a frame: video, kept frame, preview. An image with NaN is none."""
@@ -188,12 +254,15 @@ class Recorder:
                 png = images.to_png(picture, compress_level=1)
                 if self._keep:
                     images.replace_file(place / f"{step.index:06d}.png", png, durable=False)
+                    self._kept.append(place / f"{step.index:06d}.png")
                 if preview:
                     images.replace_file(place / "latest.png", png, durable=False)
                     self._latest = now
         except OSError as error:
             self._showing = False
             self.warnings.append(f"no frames after step {step.index}: {error.strerror or error}")
+            if error.errno in FULL:
+                self._miss(f"frames from step {step.index}")
 
     def _open_film(self, size: tuple[int, int]) -> Film:
         self._video = video.VideoWriter(
@@ -209,10 +278,12 @@ class Recorder:
         known = image is not None and bool(torch.isfinite(image).all())
         final = images.to_pil(image) if image is not None and known else None
         self._film.end(None if final is None else np.asarray(final))
-        made = self._video.close(final)
+        made = self._video.close(final, seekable=not self._missing)
         if self._video.problem:
             self.warnings.append(self._video.problem)
-        for form in self._formats if made else ():
+        if self._video.full:
+            self._miss("frames of the film")
+        for form in self._formats if made and not self._video.full else ():
             if made and form != "mp4":
                 try:
                     video.animate(made, self.folder / f"progress.{form}", self._texts())
@@ -232,8 +303,16 @@ class Recorder:
 
     def _save_picture(self, image: torch.Tensor | None) -> None:
         """Write final.png with its texts; nothing without an image."""
-        if image is not None:
-            write_bytes(self.folder / "final.png", images.to_png(image, self._texts()))
+        if image is None:
+            return
+        data = images.to_png(image, self._texts())
+        try:
+            write_bytes(self.folder / "final.png", data)
+        except ResourceError:
+            self._reserve.release()
+            while self._free_frames():
+                pass
+            write_bytes(self.folder / "final.png", data)
 
     def _texts(self) -> dict[str, str]:
         """What picture and films carry."""
@@ -255,5 +334,7 @@ class Recorder:
 
     def _write_run(self, status: Status, more: Mapping[str, Any] | None = None) -> None:
         """Replace run.json."""
-        about = {"schema": SCHEMA, "status": status, "started": self._began.isoformat(timespec="seconds")}
+        started = self._began.isoformat(timespec="seconds")
+        about: dict[str, Any] = {"schema": SCHEMA, "status": status, "started": started}
+        about |= {"process": presence.process()} if status == "running" else {}
         write_json(self.folder / "run.json", about | {"job": described(self.job)} | self._facts | dict(more or {}))

@@ -14,7 +14,7 @@ from PIL import Image
 
 from vqclip import images
 from vqclip.job import InputError, ResourceError
-from vqclip.record import containers, metadata, video
+from vqclip.record import containers, metadata, presence, video
 from vqclip.record.ffmpeg import GIF_FPS, EncoderError
 from vqclip.record.film import Film
 from vqclip.record.folder import to_json
@@ -73,8 +73,10 @@ def reencode(
                 for path, frame in zip(kept[1:], frames, strict=True):
                     film.show(frame, int(path.stem), last)
                 film.end(None if final is None else np.asarray(final))
-            finally:  # the encoder ends with us, also when somebody presses Ctrl+C
-                whole = writer.close(final)
+            except BaseException:  # the encoder ends with us, also when somebody presses Ctrl+C
+                writer.abandon()
+                raise
+            whole = writer.close(final)
             if whole is None or writer.problem:
                 raise ResourceError(f"{beside}: {writer.problem or 'no video'}")
             if form != "mp4":
@@ -97,6 +99,8 @@ def _form(folder: Path, form: str | None, output: Path | None) -> str:
     """Which format is meant; every mistake in names is found here, before anything is read or made."""
     if not folder.is_dir():
         raise InputError(f"{folder}: {'not a run folder' if folder.exists() else 'no such folder'}")
+    if presence.in_use(folder):
+        raise InputError(f"{folder}: another process still works on this run; its film comes when it ends")
     if form is not None and form not in FORMATS:
         raise InputError(f"format: {form!r}; mp4, gif or webp are allowed")
     if output is None:

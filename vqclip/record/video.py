@@ -13,10 +13,10 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final
 
-import imageio.v2 as imageio
 import imageio_ffmpeg
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from PIL import Image
 
 from vqclip.record import containers, ffmpeg
 from vqclip.record.ffmpeg import EncoderError
+from vqclip.record.stream import Stream
 
 __all__ = ["EncoderError", "VideoWriter", "animate", "encoder", "probe", "workroom"]
 
@@ -35,7 +36,8 @@ class VideoWriter:
 
     `size` is (width, height) of the frames, which `scale` enlarges by a whole factor without smoothing. Odd sizes
     gain a line by repeating the edge. `facts` go into the container as JSON in `comment` (more than 100 kB are
-    left out and say so), `title` into `title`. `problem` is None or why there is no whole video.
+    left out and say so), `title` into `title`. `problem` is None or why there is no whole video, `full` whether that
+    is a full disk. An encoder that is stopped is waited for `stream.PATIENCE` seconds, no longer.
     """
 
     def __init__(
@@ -49,7 +51,7 @@ class VideoWriter:
         scale: int = 1,
     ) -> None:
         self.path = path
-        self.part = path.with_name(f"{path.stem}.part.mp4")  # imageio goes by the suffix
+        self.part = path.with_name(f"{path.stem}.part.mp4")
         self.frames = 0
         self._size, self._fps = size, fps
         self._pad = [(0, side * scale % 2) for side in reversed(size)]  # (rows, columns), bottom and right
@@ -57,8 +59,8 @@ class VideoWriter:
         self._output = [
             "-vf", enlarge + ffmpeg.BT709, *ffmpeg.H264, *ffmpeg.tags(facts, title), *ffmpeg.FRAGMENTED, "-f", "mp4",
         ]  # fmt: skip
-        self._writer: Any = None  # imageio has no types
-        self._closed = False
+        self._writer: Stream | None = None
+        self._closed = self.full = False
         self.problem = probe()
 
     def append(self, frame: NDArray[np.uint8]) -> None:
@@ -71,16 +73,17 @@ class VideoWriter:
         try:
             if self._writer is None:
                 self._writer = self._begin()
-            self._writer.append_data(np.pad(frame, [*self._pad, (0, 0)], mode="edge"))
-        except (OSError, RuntimeError, StopIteration) as error:
+            self._writer.send(np.ascontiguousarray(np.pad(frame, [*self._pad, (0, 0)], mode="edge")).data.cast("B"))
+        except (OSError, RuntimeError) as error:
             self._fail(error)
         self.frames += self.problem is None
 
-    def close(self, cover: Image.Image | None = None) -> Path | None:
+    def close(self, cover: Image.Image | None = None, *, seekable: bool = True) -> Path | None:
         """Finish the file and return its path; None when there is no video.
 
         `cover` is what file managers show for it. Waits until the encoder has ended. After a failure the part
-        that plays is kept as `path`. Further calls change nothing.
+        that plays is kept as `path`, as it is without `seekable`, which takes no room on the disk. Further calls
+        change nothing.
         """
         if self._closed:
             return self.path if self.frames and self.path.exists() else None
@@ -94,22 +97,32 @@ class VideoWriter:
             if self._writer is not None:
                 self.part.unlink(missing_ok=True)
             return None
-        return self._publish(cover)
+        return self._publish(cover) if seekable else self._keep_part()
 
-    def _begin(self) -> Any:
+    def abandon(self) -> None:
+        """End the encoder at once and throw away what it made."""
+        self._closed, self.frames = True, 0
+        if self._writer is not None:
+            self._writer.kill()
+            self.part.unlink(missing_ok=True)
+
+    def _begin(self) -> Stream:
         """Start the encoder on a file that is new: it would write through a link that somebody put there."""
         os.close(os.open(self.part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-        return imageio.get_writer(
-            self.part, format="FFMPEG", mode="I", fps=self._fps, codec="libx264", quality=None,
-            pixelformat="yuv420p", macro_block_size=1, ffmpeg_log_level="quiet", output_params=self._output,
-        )  # fmt: skip
+        width, height = (side + pad for side, (_, pad) in zip(self._size, reversed(self._pad), strict=True))
+        rate = str(Fraction(self._fps).limit_denominator())
+        return Stream([
+            _exe(), "-y", "-f", "rawvideo", "-vcodec", "rawvideo", "-s", f"{width}x{height}", "-pix_fmt", "rgb24",
+            "-r", rate, "-i", "-", "-an", "-vcodec", "libx264", "-pix_fmt", "yuv420p", "-v", "quiet",
+            *self._output, self.part,
+        ])  # fmt: skip
 
     def _fail(self, error: Exception) -> None:
-        """Keep the first problem; imageio appends the whole command to its message, which is cut here."""
+        """Keep the first problem, in one line."""
         reason = getattr(error, "strerror", None) or str(error).split("\n")[0] or type(error).__name__
         try:
-            if shutil.disk_usage(self.part.parent).free < 1 << 20:
-                reason = "the disk is full"
+            self.full = self.full or shutil.disk_usage(self.part.parent).free < 1 << 20
+            reason = "the disk is full" if self.full else reason
         except OSError:
             reason = "its folder is gone"
         self.problem = self.problem or f"video stopped after {self.frames} frames: {reason}"

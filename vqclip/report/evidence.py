@@ -9,7 +9,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple, NoReturn
 
@@ -20,7 +20,7 @@ from vqclip.job import InputError
 MAX_JSON: Final = 16 << 20  # bytes of run.json or report.json
 MAX_METRICS: Final = 64 << 20  # bytes of metrics.jsonl; a step with ten terms takes about 400
 MAX_DEPTH: Final = 24
-MAX_CURVES: Final = 64  # of one run; more would be drawn by nobody
+MAX_CURVES: Final = 64  # of the terms of one run, and of its scores; more would be looked at by nobody
 
 
 class Facts:
@@ -119,11 +119,15 @@ def parts(verdict: Facts) -> dict[str, tuple[int, int]]:
 
 @dataclass(frozen=True)
 class Curves:
-    """What metrics.jsonl tells: the weighted loss terms, their total, and the judge's scores, by name."""
+    """What metrics.jsonl tells: the weighted loss terms, their total, and the judge's scores, by name.
+
+    Of more than `MAX_CURVES` terms or scores the first are kept; `cut` says so.
+    """
 
     total: list[Point] = field(default_factory=list)
     terms: dict[str, list[Point]] = field(default_factory=dict)
     judge: dict[str, list[Point]] = field(default_factory=dict)
+    cut: bool = False
 
 
 def facts(path: Path) -> Facts:
@@ -143,9 +147,9 @@ def curves(path: Path) -> Curves:
     """The lines of a metrics.jsonl; empty when there is no such file.
 
     A last line without its newline is what a killed run leaves behind and is passed over. Raises
-    InputError for any other line that is not what the recorder writes, and for more than 64 names.
+    InputError for any other line that is not what the recorder writes.
     """
-    found = Curves()
+    found, cut = Curves(), False
     if not os.path.exists(path):
         return found
     lines = read_bytes(path, MAX_METRICS).split(b"\n")[:-1]
@@ -158,10 +162,11 @@ def curves(path: Path) -> Curves:
         found.total.append(Point(step, seconds, entry.number("total")))
         for group, values in ((found.terms, entry.inner("terms")), (found.judge, entry.inner("judge"))):
             for name in values.value:
+                if name not in group and len(group) >= MAX_CURVES:
+                    cut = True
+                    continue
                 group.setdefault(name, []).append(Point(step, seconds, values.number(name)))
-        if len(found.terms) + len(found.judge) > MAX_CURVES:
-            raise InputError(f"{clean(where)}: more than {MAX_CURVES} kinds of numbers")
-    return found
+    return replace(found, cut=cut)
 
 
 def read_bytes(path: Path, limit: int) -> bytes:

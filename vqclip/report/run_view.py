@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from vqclip.job import InputError
+from vqclip.record.presence import is_dead
 from vqclip.report import charts, embedded, evidence, wording
 from vqclip.report.charts import Chart, Line
 from vqclip.report.embedded import Allowance, Picture
 from vqclip.report.evidence import Curves, Facts, Point
 
 FRAMES: Final = 7  # of the strip
+CUT: Final = f"the first {evidence.MAX_CURVES} loss terms are drawn; metrics.jsonl has all"
 KINDS: Final = ("include", "exclude", "extras")
 SCORES: Final[Mapping[str, str]] = {
     "rank": "place of the prompt among all texts; 1 is best and on top",
@@ -93,13 +95,14 @@ def view(folder: Path, *, film_limit: int, picture_limit: int) -> RunView:
     state, job = facts.text("status"), facts.inner("job")
     if state not in wording.STATUS:
         raise InputError(f"{facts.where}: status is {state[:40]!r}; {', '.join(wording.STATUS)} are known")
+    dead = state == "running" and is_dead(folder, facts.value)
     found, verdict = evidence.curves(folder / "metrics.jsonl"), facts.inner("verdict")
     settings = _settings(facts)
     film, pictures = embedded.film(folder / "progress.mp4", Allowance(film_limit)), Allowance(picture_limit)
     return RunView(
         title=job.text("title") or "untitled",
-        state=state,
-        status=wording.STATUS[state],
+        state="failed" if dead else state,
+        status=wording.ENDED if dead else wording.STATUS[state],
         error=facts.text("error"),
         told=_told(facts, job),
         picture=embedded.picture(folder / "final.png", pictures),
@@ -114,7 +117,7 @@ def view(folder: Path, *, film_limit: int, picture_limit: int) -> RunView:
         panels=panels({0: [found]}),
         settings=settings,
         changes=sum(setting.default is not None for setting in settings),
-        notices=facts.texts("notices"),
+        notices=[*facts.texts("notices"), *([CUT] if found.cut else [])],
         warnings=facts.texts("warnings"),
         models=facts.texts("models"),
         weights=facts.words("weights"),

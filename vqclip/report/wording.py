@@ -148,6 +148,7 @@ def _listed(texts: Sequence[str]) -> str:
     return " and ".join([*([", ".join(texts[:-1])] if texts[:-1] else []), *texts[-1:]])
 
 
+ENDED: Final = "ended without a word: its process was killed; this is what was made until then"
 STATUS: Final[Mapping[str, str]] = {
     "done": "finished",
     "interrupted": "interrupted; this is the result so far",

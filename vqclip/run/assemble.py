@@ -27,6 +27,7 @@ from vqclip.backends.stable_diffusion import files as stable_diffusion_files
 from vqclip.backends.stable_diffusion.backend import StableDiffusionBackend
 from vqclip.backends.vqgan.backend import Recipe, VQGANBackend
 from vqclip.config import Config
+from vqclip.config.paths import unpinned
 from vqclip.generators import denoiser, vqgan
 from vqclip.job import InputError, Job, Reading, WeightsError
 from vqclip.judge.judge import Judge
@@ -42,7 +43,7 @@ from vqclip.starter.reading import Read, notices
 from vqclip.weights import catalogue
 from vqclip.weights.convert import latents_of
 from vqclip.weights.likeness import alike, sketch, sketch_files
-from vqclip.weights.load import STARTER, Weights, find, load
+from vqclip.weights.load import STARTER, Weights, checked, find, load
 
 
 @dataclass(frozen=True)
@@ -396,7 +397,8 @@ def make_stable_diffusion(config: Config, runtime: Runtime, also: list[Path]) ->
         raise InputError("stable_diffusion.model: a .safetensors or .ckpt file of Stable Diffusion 1.5 is needed")
     if config.images:
         raise InputError("images: Stable Diffusion 1.5 takes words only; kandinsky and vqgan take pictures too")
-    source = Path(section.model).expanduser()
+    plain, pin = unpinned(section.model)
+    source = checked(Path(plain).expanduser(), pin, role="stable_diffusion.model")
     check_files([*([source] if source.is_file() else []), *also], runtime.device)
     models = stable_diffusion_files.open(source, dtype=runtime.dtype)
 
@@ -474,7 +476,7 @@ def open_clip_name(name: str) -> open_clip.Named | None:
     """Architecture and tag when the value names an open_clip model: by prefix, or by its catalogue name."""
     if name.startswith(open_clip.PREFIX):
         return open_clip.parse(name)
-    if name.startswith("starter") or Path(name).is_file():
+    if name.startswith("starter") or Path(unpinned(name)[0]).is_file():
         return None
     try:
         entry = catalogue.entry(name)

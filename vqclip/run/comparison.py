@@ -5,36 +5,37 @@ A comparison that was stopped goes on where it was: cells that are done stay, th
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
-from threading import Event
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from vqclip import config as configs
 from vqclip.compare import cells, summary
 from vqclip.compare.cells import Cell
-from vqclip.compare.finished import read_run
+from vqclip.compare.finished import Run, sound_run
 from vqclip.compare.variants import LEFT_OUT, group
 from vqclip.config import Config, Loaded
 from vqclip.config.effects import COMPARISON_RULES, notices
 from vqclip.job import InputError, ResourceError, WeightsError
 from vqclip.record import folder as folders
+from vqclip.record import presence
+from vqclip.report.evidence import read_bytes
 from vqclip.report.page import write_comparison_page
 from vqclip.report.sheet import write_sheet
 from vqclip.run.assemble import Models, Once, job_of, load_models, open_judge
 from vqclip.run.device import most_threads
 from vqclip.run.forecasts import forecasts
-from vqclip.run.picture import Interrupted, make_picture, stop_on_signal
+from vqclip.run.picture import Interrupted, Stop, make_picture, stop_on_signal
 from vqclip.run.progress import Progress
 
 _FAULTS = (InputError, WeightsError, ResourceError, RuntimeError, OSError, ValueError)
 HINT = """variants='["vqgan", "kandinsky"]'"""  # as a shell takes it
+_RESOLVED = "config.resolved.yaml"
 _EVERY = ("prompts", "variants", "seeds")  # keys of the comparison as a whole
 
 
@@ -64,7 +65,7 @@ class Work:
     text: str
     progress: Progress
     note: Once
-    stop: Event
+    stop: Stop
     count: int
     variants: int
     faults: list[Exception] = field(default_factory=list)
@@ -84,8 +85,7 @@ def compare(loaded: Loaded, progress: Progress) -> Outcome:
     for line in notices(loaded.origins, list(columns.values()), rules=COMPARISON_RULES):
         note(line)
     title = ", ".join(columns)
-    root = _open_folder(loaded, title)
-    with _alone(root), stop_on_signal() as stop:
+    with _opened(loaded, title) as root, stop_on_signal() as stop:
         entries = [list(_entries(config, name, root, loaded.config.seeds)) for name, config in columns.items()]
         entries = _numbered(entries)
         work = Work(loaded.text, progress, note, stop, sum(map(len, entries)), len(entries))
@@ -95,15 +95,25 @@ def compare(loaded: Loaded, progress: Progress) -> Outcome:
 
 
 def compare_runs(runs: Sequence[Path], overrides: Sequence[str], progress: Progress) -> Outcome:
-    """Copy finished runs into a comparison of their own and write its report.
+    """Copy finished runs into a comparison of their own and write its report; unsound ones are said and left out.
 
     Raises:
-        InputError: fewer than two runs, a folder that is none, or the same picture twice.
+        InputError: fewer than two sound runs, or the same picture twice.
     """
     if len(runs) < 2:
         raise InputError(f"compare: {runs[0]} alone; two run folders are needed, or a config with variants")
     config = configs.load(None, ["include=any", *overrides]).config
-    groups = group([read_run(each) for each in runs])
+    sound, problems = list[Run](), list[InputError]()
+    for each in runs:
+        try:
+            sound.append(sound_run(each))
+        except InputError as error:
+            problems.append(error)
+    if len(sound) < 2:
+        raise problems[0]
+    for problem in problems:
+        progress.note(f"left out: {problem}")
+    groups = group(sound)
     digest = configs.digest(config)
     root = folders.claim(Path(config.outputs), name=config.name, slug_from=f"compare {' '.join(groups)}", digest=digest)
     made = [cells.adopt(run, root, name) for name, members in groups.items() for run in members]
@@ -227,32 +237,41 @@ def _outcome(root: Path, report: Mapping[str, Any], faults: Sequence[Exception])
     return Outcome(root, done, len(report["cells"]), next(iter(faults), None))
 
 
-def _open_folder(loaded: Loaded, title: str) -> Path:
-    """The comparison's folder: new, or the one of the same comparison begun before."""
+@contextmanager
+def _opened(loaded: Loaded, title: str) -> Iterator[Path]:
+    """The comparison's folder, held for this process: new, or the one of the same comparison begun before.
+
+    Its config is written under the lock, so that one which was killed before can be begun again.
+    """
     config = loaded.config
     digest = configs.digest(config)
     root = Path(config.outputs) / (config.name or f"{folders.slug(f'compare {title}')}-{digest[:10]}")
     resolved = configs.to_yaml(config)
-    before = root / "config.resolved.yaml"
-    if root.exists():
-        if not before.is_file() or before.read_text(encoding="utf-8") != resolved:
-            raise InputError(f"name: {root} exists and is not this comparison; choose another name")
-        return root
-    folders.claim(Path(config.outputs), name=root.name, slug_from="", digest=digest)
-    folders.write_text(root / "config.yaml", loaded.text or resolved)
-    folders.write_text(before, resolved)
-    return root
+    if not os.path.lexists(root):
+        try:
+            folders.claim(Path(config.outputs), name=root.name, slug_from="", digest=digest)
+        except InputError:  # another process may have come between: the lock decides who goes on
+            if not root.is_dir():
+                raise
+    _check_same(root, resolved)  # before a lock is put into a folder of somebody else's
+    with presence.held(root, "this comparison"):
+        _check_same(root, resolved)
+        if not (root / _RESOLVED).is_file():
+            folders.write_text(root / "config.yaml", loaded.text or resolved)
+            folders.write_text(root / _RESOLVED, resolved)
+        yield root
 
 
-@contextmanager
-def _alone(root: Path) -> Iterator[None]:
-    """Hold the comparison's lock; InputError when another process works on it."""
-    lock = FileLock(root / ".lock")
+def _check_same(root: Path, resolved: str) -> None:
+    """Refuse a folder that is not this comparison: another's, or one with more in it than its first moments leave."""
+    before = root / _RESOLVED
     try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise InputError(f"{root}: another process works on this comparison") from error
-    try:
-        yield
-    finally:
-        lock.release()
+        if before.is_file():
+            same = read_bytes(before, 4 * len(resolved.encode()) + 1) == resolved.encode()
+        else:
+            there = {path.name for path in root.iterdir() if not path.name.startswith(".")}
+            same = not os.path.lexists(before) and there <= {"config.yaml"}
+    except (OSError, InputError):
+        same = False
+    if not same:
+        raise InputError(f"name: {root} exists and is not this comparison; choose another name")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from vqclip import images
 from vqclip.config import Config, is_set
-from vqclip.config.paths import OPEN_CLIP
+from vqclip.config.paths import OPEN_CLIP, PIN, unpinned
 from vqclip.generators.vqgan import cells
 from vqclip.job import InputError, WeightsError
 from vqclip.perceptors import open_clip
@@ -40,7 +40,10 @@ def check(config: Config, note: Note) -> None:
         _check_picture(key, Path(path), size, note)
     for key, name, role in _models(config):
         _check_weights(key, name, role)
-    for key, name in _folders(config):
+    for key, value in _folders(config):
+        name, pin = unpinned(value)
+        if pin and Path(name).is_dir():
+            raise InputError(f"{key}: {PIN} is for a file, and {name} is a folder")
         if os.path.isabs(name) and not Path(name).is_file() and not Path(name).is_dir():
             kind = "folder" if key.startswith("kandinsky") else "file or folder"
             raise WeightsError(f"{key}: {_missing(Path(name), kind)}")
@@ -133,8 +136,9 @@ def _models(config: Config) -> Iterator[tuple[str, str, str]]:
 def _check_weights(key: str, name: str, role: str) -> None:
     try:
         path = open_clip.parse(name).path if name.startswith(OPEN_CLIP) else name
-        if os.path.isabs(path) and not Path(path).is_file():
-            raise WeightsError(_missing(Path(path), "file"))
+        file, _ = unpinned(path)
+        if os.path.isabs(file) and not Path(file).is_file():
+            raise WeightsError(_missing(Path(file), "file"))
         weights.look_up(path, role=role)
     except (InputError, WeightsError) as error:
         raise type(error)(f"{key}: {str(error).removeprefix(f'{role}: ')}") from error

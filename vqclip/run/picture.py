@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import signal
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,10 @@ from vqclip.backends import Opening
 from vqclip.compare.variants import flat
 from vqclip.config import Config, Loaded
 from vqclip.config.effects import notices
-from vqclip.job import InputError, Job, Result, Step
+from vqclip.job import InputError, Job, ResourceError, Result, Step, WeightsError
+from vqclip.judge.judge import UNSURE
 from vqclip.record import folder as folders
-from vqclip.record import metadata
+from vqclip.record import metadata, presence
 from vqclip.record.pace import VideoPlan
 from vqclip.record.pace import plan as plan_video
 from vqclip.record.recorder import Recorder
@@ -33,13 +34,24 @@ from vqclip.run.inputs import check_place, folder_names, placed
 from vqclip.run.memory import forget_peak, held
 from vqclip.run.progress import Progress
 
+STOPPING = tuple(  # signals that end a run after its step: Ctrl+C, a closed session, a batch system's warning
+    number for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if (number := getattr(signal, name, None)) is not None
+)
+
+
+class Stop(threading.Event):
+    """Set by the first signal; `number` tells by which."""
+
+    number: int = signal.SIGINT
+
 
 class Interrupted(KeyboardInterrupt):
-    """The user stopped the run; everything made so far lies in `folder`."""
+    """A signal stopped the run; everything made so far lies in `folder`. `number` is the signal's."""
 
-    def __init__(self, folder: Path | None) -> None:
-        super().__init__(f"interrupted; the result so far is in {folder}")
-        self.folder = folder
+    def __init__(self, folder: Path | None, *, whole: bool = False, number: int = signal.SIGINT) -> None:
+        made = "the picture was finished and is" if whole else "the result so far is"
+        super().__init__(f"interrupted; {made} in {folder}")
+        self.folder, self.number = folder, number
 
 
 def run(loaded: Loaded, progress: Progress, models: Models | None = None) -> list[Result]:
@@ -48,7 +60,8 @@ def run(loaded: Loaded, progress: Progress, models: Models | None = None) -> lis
     `models` holds the models when the caller has opened them already.
 
     Raises:
-        InputError, WeightsError, ResourceError: see `vqclip.job`. Interrupted: after a saved stop.
+        InputError, WeightsError, ResourceError: see `vqclip.job`; ResourceError also after a picture whose frames or
+            metrics met a full disk. Interrupted: after a saved stop.
     """
     models = models or open_run(loaded, progress)
     pictures = singles(loaded.config)
@@ -83,11 +96,14 @@ def make_picture(
     models: Models,
     progress: Progress,
     *,
-    stop: threading.Event,
+    stop: Stop,
     number: tuple[int, int],
     shared: bool = False,
 ) -> Result:
-    """One picture in a run folder of its own, with its page.
+    """One picture in a run folder of its own, with its page, also where it was stopped or failed.
+
+    A stop that comes with or after the last step ends the run with a whole picture, judged as any. Raises what `run`
+    does.
 
     Args:
         single: a complete config of one picture. text: the config as the user gave it.
@@ -99,12 +115,22 @@ def make_picture(
     for notice in models.notices(job):
         models.note(notice)
     place = folders.claim(Path(single.outputs), name=single.name, slug_from=job.title, digest=digest)
-    folders.write_text(place / "config.yaml", text)
-    folders.write_text(place / "config.resolved.yaml", configs.to_yaml(single))
-    progress.begin(job, place, number[1], number[0])
-    result = _record(single, job, models, place=place, progress=progress, stop=stop, shared=shared)
-    write_run_page(place)
-    progress.end(result)
+    with presence.held(place, "this run"), presence.beating(place / "run.json"):
+        folders.write_text(place / "config.yaml", text)
+        folders.write_text(place / "config.resolved.yaml", configs.to_yaml(single))
+        progress.begin(job, place, number[1], number[0])
+        try:
+            result, shortage = _record(single, job, models, place=place, progress=progress, stop=stop, shared=shared)
+        except (Interrupted, Exception):  # a second signal ends at once, without a page
+            with suppress(InputError, ResourceError, OSError):  # what went wrong first says more
+                write_run_page(place)
+            raise
+        write_run_page(place)
+        progress.end(result)
+    if shortage:
+        raise ResourceError(f"{shortage}; free some")
+    if stop.is_set():
+        raise Interrupted(place, whole=True, number=stop.number)
     return result
 
 
@@ -163,9 +189,9 @@ def rerun(picture: Path, overrides: Sequence[str], progress: Progress, *, trust:
 
 
 def _record(
-    config: Config, job: Job, models: Models, *, place: Path, progress: Progress, stop: threading.Event, shared: bool
-) -> Result:
-    """One picture: the backend works, the recorder writes, the judge looks."""
+    config: Config, job: Job, models: Models, *, place: Path, progress: Progress, stop: Stop, shared: bool
+) -> tuple[Result, str | None]:
+    """One picture: the backend works, the recorder writes, the judge looks. Also what a full disk has cost."""
     judge = models.judge_of(job)
     shown = config.video
     facts = {**models.facts, "config": configs.to_mapping(config), "seed": job.seed, "notices": models.notices(job)}
@@ -189,24 +215,46 @@ def _record(
             recorder.opening(step)
             if stop.is_set():
                 recorder.warnings.append(f"stopped at step {step.index} of {step.total} of the start picture")
-                raise Interrupted(place)
+                raise Interrupted(place, number=stop.number)
             return
         terms = recorder.step(step)
         if terms is not None and not math.isfinite(sum(terms.values())):
-            raise InputError(f"the loss is not a number at step {step.index}; a lower optimizer.lr may help")
+            raise _diverged(step, terms)
         progress.step(step, terms)
-        if stop.is_set():
-            raise Interrupted(place)
+        if stop.is_set() and step.index < step.total:
+            raise Interrupted(place, number=stop.number)
 
     device = torch.device(models.facts["device"])
     its_own = forget_peak(device) and not (shared and device.type == "cpu")
     with recorder, exact.deterministic() as undetermined:
         result = models.backend.generate(job, on_step)
         peak = held(device)[1] if its_own else None
+        if not bool(torch.isfinite(result.image).all()):
+            raise WeightsError(f"{_BROKEN} after the last step; {_CURE}")
         result = replace(result, folder=place, verdict=judge.judge(result.image) if judge else None)
+        if judge and not judge.refusal and result.verdict is None:
+            recorder.warnings.append(UNSURE)
+            models.note(UNSURE)
         recorder.warnings += exact.warning(undetermined)
         recorder.finish(result, facts={**result.facts, "peak_memory_bytes": peak, "changed": _changed(config)})
-    return result
+    return result, recorder.shortage
+
+
+_BROKEN = "the picture holds numbers that are not finite"
+_CURE = "the weights of generator or denoiser overflow; precision=fp32 or other weights may help"
+
+
+def _diverged(step: Step, terms: Mapping[str, float]) -> InputError | WeightsError:
+    """Who is to blame for a loss that is not a number, as far as a step shows it."""
+    if not bool(torch.isfinite(step.image).all()):
+        return WeightsError(f"{_BROKEN} at step {step.index}; {_CURE}")
+    if step.index == 0:  # nothing was learnt yet, so that no rate can be too high
+        term = next(name for name, value in terms.items() if not math.isfinite(value))
+        return WeightsError(
+            f"the loss {term!r} is not a number before the first update: the weights of a guide overflow; "
+            "precision=fp32 or other guides may help"
+        )
+    return InputError(f"the loss is not a number at step {step.index}; a lower optimizer.lr may help")
 
 
 def _changed(config: Config) -> dict[str, Any]:
@@ -216,18 +264,29 @@ def _changed(config: Config) -> dict[str, Any]:
 
 
 @contextmanager
-def stop_on_signal() -> Iterator[threading.Event]:
-    """The first SIGINT or SIGTERM lets the current step finish; a second SIGINT ends at once."""
-    stop = threading.Event()
+def stop_on_signal() -> Iterator[Stop]:
+    """The first signal of STOPPING lets the current step finish; a second ends at once, and a third in any case.
+
+    SIGHUP stays ignored where `nohup` has seen to that.
+    """
+    stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop  # signals can only be caught in the main thread
         return
 
-    def request(_number: int, _frame: object) -> None:
-        stop.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    def request(number: int, _frame: object) -> None:
+        if not stop.is_set():
+            stop.number = number
+            stop.set()
+            return
+        for each in kept:
+            signal.signal(each, signal.SIG_DFL)
+        raise KeyboardInterrupt
 
-    kept = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    kept = {number: signal.signal(number, request) for number in STOPPING}
+    for number, handler in kept.items():
+        if handler is signal.SIG_IGN and number != signal.SIGINT:  # which shells ignore for every job behind an `&`
+            signal.signal(number, handler)
     try:
         yield stop
     finally:

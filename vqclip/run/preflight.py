@@ -8,6 +8,7 @@ Loads no weights, sees no config and leaves every random stream alone.
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
@@ -20,7 +21,7 @@ import torch
 
 from vqclip.generators import Generator
 from vqclip.generators.denoiser import Denoiser
-from vqclip.job import ResourceError
+from vqclip.job import ResourceError, WeightsError
 from vqclip.loop.crops import Cropper, CropSpec
 from vqclip.perceptors import Perceptor
 from vqclip.run.memory import available, gigabytes, held
@@ -126,7 +127,7 @@ def check_files(files: Iterable[Path], device: torch.device, *, share: float = 1
         share: of their bytes that are kept at least, where they are loaded in another precision.
 
     Raises:
-        ResourceError: they cannot fit.
+        ResourceError: they cannot fit. WeightsError: one cannot be read.
     """
     sizes = {path: int(share * _least(path)) for path in files if path.is_file()}
     total = sum(sizes.values())
@@ -142,9 +143,12 @@ def check_files(files: Iterable[Path], device: torch.device, *, share: float = 1
 
 def _least(path: Path) -> int:
     """Bytes that a file's weights take at least. Of a checkpoint up to two thirds are training state, not loaded."""
-    with path.open("rb") as file:
-        plain = is_safetensors(file.read(16))
-    return path.stat().st_size // (1 if plain else 3)
+    try:
+        with path.open("rb") as file:
+            plain = is_safetensors(file.read(16))
+            return os.fstat(file.fileno()).st_size // (1 if plain else 3)
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
 class _Work:

@@ -10,6 +10,7 @@ from typing import Any
 from vqclip import config as configs
 from vqclip.config import Config, Loaded
 from vqclip.job import InputError, Job, Result
+from vqclip.judge.judge import UNSURE
 from vqclip.record import metadata
 from vqclip.run import exact, recipe
 from vqclip.run import picture as runner
@@ -75,6 +76,8 @@ class Session:
         with exact.deterministic() as undetermined:
             result, judge = self.models.backend.generate(job, lambda _step: None), self.models.judge_of(job)
             result = replace(result, verdict=judge.judge(result.image) if judge else None)
+        if judge and not judge.refusal and result.verdict is None:
+            warnings.warn(UNSURE, stacklevel=3)
         for line in exact.warning(undetermined):
             warnings.warn(line, stacklevel=3)
         return result

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import string
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from http.client import HTTPResponse
@@ -11,6 +13,7 @@ from vqclip.weights.part import Part
 
 LIMIT = 16 * 2**30  # bytes, of a file of which nothing at all is known
 CHUNK = 2**18
+LONGEST = 12 * 3600.0  # seconds that a file of unknown size may take: it may have no end, at whatever pace
 STRIDE = 2**26  # bytes, of a file of unknown size, between two looks at the room on the disk
 
 Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all if known
@@ -36,7 +39,7 @@ class PassingError(Exception):
 class Order:
     """What is wanted: size in bytes and SHA-256 where known, who is told, seconds until a silence is a stall.
 
-    `limit`: bytes that are taken at most where the size is not known.
+    `limit`: bytes that are taken at most where the size is not known, and `until` when.
     """
 
     size: int | None
@@ -44,6 +47,7 @@ class Order:
     on_progress: Progress | None
     timeout: float
     limit: int = LIMIT
+    until: float = math.inf  # time.monotonic() at which a file of unknown size has taken too long
 
 
 def receive(url: str, answer: HTTPResponse, part: Part, order: Order) -> None:
@@ -119,6 +123,9 @@ def _copy(url: str, answer: HTTPResponse, part: Part, total: int | None, *, orde
         if part.done + len(chunk) > limit:
             part.clear()
             raise MirrorError(f"sends more than {limit} bytes")
+        if total is None and time.monotonic() > order.until:
+            part.clear()
+            raise MirrorError("does not come to an end")
         if total is None and part.done >= looked:
             looked = part.done + STRIDE
             part.check_space(looked)

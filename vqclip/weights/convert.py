@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from vqclip import images
 from vqclip.generators import vqgan
 from vqclip.job import InputError, ResourceError, WeightsError
 from vqclip.perceptors import clip
@@ -85,9 +86,10 @@ def write(state: Mapping[str, Tensor], target: Path, metadata: Mapping[str, str]
     Raises:
         ResourceError: with the reason of the system.
     """
-    part = target.with_name(f".{target.name[:80]}.{os.getpid()}.part")
+    part = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        part = images.beside(target)
         save_file(_separate(state), part, {**metadata, "tensors_sha256": digest_of(state)})
         with part.open("rb") as file:
             os.fsync(file.fileno())
@@ -97,7 +99,8 @@ def write(state: Mapping[str, Tensor], target: Path, metadata: Mapping[str, str]
         raise ResourceError(f"{target} cannot be written ({said})") from error
     finally:
         with contextlib.suppress(OSError):  # not there, which is as it should be
-            part.unlink()
+            if part is not None:
+                part.unlink()
 
 
 def _separate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

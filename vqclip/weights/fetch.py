@@ -21,7 +21,7 @@ from urllib.request import HTTPHandler, HTTPSHandler, OpenerDirector, ProxyHandl
 from vqclip import __version__
 from vqclip.job import WeightsError
 from vqclip.weights import paced
-from vqclip.weights.answer import LIMIT, MirrorError, Order, PassingError, Progress, receive
+from vqclip.weights.answer import LIMIT, LONGEST, MirrorError, Order, PassingError, Progress, receive
 from vqclip.weights.part import DamagedError, Part
 
 ATTEMPTS = 4  # at one mirror, in a row and without getting further
@@ -42,6 +42,7 @@ def download(
     on_progress: Progress | None = None,
     timeout: float = TIMEOUT,
     limit: int = LIMIT,
+    longest: float = LONGEST,
     offline: bool = False,
     sleep: Callable[[float], None] = time.sleep,
 ) -> str:
@@ -52,7 +53,7 @@ def download(
 
     Args:
         urls: https addresses of the same bytes (http for this machine itself), tried in order.
-        size: bytes expected, None if not known: then at most `limit` are taken.
+        size: bytes expected, None if not known: then at most `limit` are taken, in `longest` seconds.
         sha256: hash expected, None if not known.
         on_progress: called with the bytes so far and in all.
         timeout: seconds without a byte after which a connection counts as dead; also one that brings less than 1 KB a
@@ -64,7 +65,7 @@ def download(
     """
     if offline:
         raise WeightsError(f"{target.name} is not here and this is offline; connect, or put the file at {target}")
-    order = Order(size, sha256, on_progress, timeout, limit)
+    order = Order(size, sha256, on_progress, timeout, limit, until=time.monotonic() + longest)
     problems = []
     with Part(target) as part:
         for url in urls:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from vqclip.config.paths import is_path
+from vqclip.config.paths import PIN, is_path, unpinned
 from vqclip.job import InputError, ResourceError, WeightsError
 from vqclip.weights import checkpoints
 from vqclip.weights.regular import opened
@@ -34,6 +35,7 @@ KINDS = {
     "judge": {"clip", "open_clip"},
     "denoiser": {"denoiser"},  # of which none is published
 }
+_HASH = re.compile("[0-9a-fA-F]{64}")
 _LARGE = 50_000_000  # bytes: smaller files are read so fast that a converted copy is of no use
 
 
@@ -63,7 +65,8 @@ class Weights:
 def find(name: str, *, role: str, offline: bool = False, on_progress: Progress | None = None) -> Path:
     """The file behind a config value: "starter", "starter/<model>", a path, or a name of the catalogue.
 
-    A file of the catalogue that is not on this machine is fetched, unless that is forbidden.
+    A file of the catalogue that is not on this machine is fetched, unless that is forbidden. A path with a pin,
+    `path#sha256=...`, is that of a file with this hash.
 
     Args:
         role: "generator", "guide" or "judge": what "starter" alone stands for.
@@ -71,12 +74,12 @@ def find(name: str, *, role: str, offline: bool = False, on_progress: Progress |
         on_progress: called with the bytes so far and in all while a file is fetched.
 
     Raises:
-        InputError: an unknown starter model or name. WeightsError: no file at that path, or not to be had.
-        ResourceError: no space for it.
+        InputError: an unknown starter model or name, or a pin that is none. WeightsError: no file at that path, another
+            one than the pin demands, or not to be had. ResourceError: no space for it.
     """
     found = look_up(name, role=role)
     if isinstance(found, Path):
-        return found
+        return checked(found, unpinned(name)[1], role=role)
     from vqclip.weights import store
 
     return store.locate(found, offline=offline, on_progress=on_progress)
@@ -86,8 +89,16 @@ def look_up(name: str, *, role: str) -> Path | Entry:
     """The file behind a config value, or what the catalogue says about one that may have to be fetched.
 
     Raises:
-        InputError: an unknown starter model or name. WeightsError: no file at that path.
+        InputError: an unknown starter model or name, or a pin that is none. WeightsError: no file at that path.
     """
+    if PIN in name:
+        plain, pin = unpinned(name)
+        if not _HASH.fullmatch(pin):
+            raise InputError(f"{role}: {PIN}{pin[:80]}; the 64 hexadecimal digits of a SHA-256 are needed")
+        found = look_up(plain, role=role)
+        if not isinstance(found, Path) or found.parent == STARTER:
+            raise InputError(f"{role}: {PIN} is for files by their path; {plain} is checked against its own hash")
+        return found
     if name == "starter" or name.startswith("starter/"):
         stem = STARTER_FILES[role] if name == "starter" else name.removeprefix("starter/")
         shipped = sorted(path.stem for path in STARTER.glob("*.safetensors"))
@@ -108,6 +119,19 @@ def look_up(name: str, *, role: str) -> Path | Entry:
     if entry.kind not in KINDS[role]:
         raise InputError(f"{role}: {entry.name} is of the kind {entry.kind}; {' or '.join(KINDS[role])} is needed")
     return entry
+
+
+def checked(path: Path, pin: str, *, role: str) -> Path:
+    """The path of a file whose SHA-256 is `pin`, or of any file without one. Raises WeightsError for another."""
+    if not pin:
+        return path
+    from vqclip.weights import store
+
+    digest = store.digest_of(path)
+    if digest != pin.lower():
+        said = "cannot be read" if digest is None else f"SHA-256 is {digest}"
+        raise WeightsError(f"{role}: {path}: {said}, {pin.lower()} is asked for by its pin; this is another file")
+    return path
 
 
 def load(path: Path, *, parts: tuple[str, ...] | None = None) -> Weights:

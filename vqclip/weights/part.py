@@ -39,7 +39,7 @@ class Part:
     def __enter__(self) -> Part:
         try:
             self.target.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(self._path, "a+b", buffering=0)
+            self._file = open(self._path, "a+b", buffering=0, opener=_own)
             self._file.seek(0)
             self._hash = hashlib.file_digest(self._file, "sha256")
             self.done = self._file.tell()
@@ -96,7 +96,9 @@ class Part:
         given = {"url": url, "etag": etag, "modified": modified}
         self._notes = {key: value for key, value in given.items() if value}
         try:
-            self._notes_path.write_text(json.dumps(self._notes), "utf-8")
+            handle = _own(str(self._notes_path), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(json.dumps(self._notes))
         except OSError as error:
             raise self._unwritable(error) from error
 
@@ -161,6 +163,11 @@ class Part:
             f"{self.target} cannot be written ({error.strerror or error}); make room, or set VQCLIP_HOME to a "
             "folder elsewhere"
         )
+
+
+def _own(name: str, flags: int) -> int:
+    """Open a file of that very name: never what a link there leads to, nor waiting for the other end of a pipe."""
+    return os.open(name, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o666)
 
 
 def _sync_folder(folder: Path) -> None:
