@@ -127,6 +127,7 @@ class Rich(Quiet):
         from rich import progress as parts
         from rich.console import Console
 
+        self.close()  # of another picture, drawn beside this one
         super().begin(job, folder, total_pictures, number)
         self._bar: Bar | None = parts.Progress(
             parts.BarColumn(bar_width=24),

@@ -212,6 +212,14 @@ class Video:
 
 
 @dataclass(frozen=True)
+class Checkpoint:
+    """What an interrupted run goes on from; never more than a hundredth of its time. With both 0 there is none."""
+
+    every: int = key(0, "steps between two checkpoints; 0 = by time alone", low=0, high=100000)
+    seconds: float = key(15.0, "seconds between two checkpoints; 0 = by steps alone", low=0.0, high=86400.0)
+
+
+@dataclass(frozen=True)
 class Config:
     """One run, complete and checked. Built by `vqclip.config.load` or `from_mapping`."""
 
@@ -260,6 +268,7 @@ class Config:
     log_every: int = key(1, "steps between metric lines", low=1, high=100000)
     score_every: int = key(10, "steps between the judge's scores; 0 = only the end", low=0, high=100000)
     video: Video = Video()
+    checkpoint: Checkpoint = Checkpoint()
     threads: int | None = key(None, "CPU threads at most, part of the result; none = one a core", low=1, high=4096)
     preflight: bool = key(default=True, doc="measure the memory first, and refuse what cannot fit")
 

@@ -228,7 +228,7 @@ def _on_sheets(image: Tensor, grid: Tensor, padding: str) -> Tensor:
     count, size = grid.shape[:2]
     sheets = max(number for number in range(1, _SHEETS + 1) if count % number == 0)
     tall = sample_at(image, grid.reshape(sheets, -1, size, 2), "bilinear", padding, align_corners=False)
-    return tall.unflatten(2, (-1, size)).transpose(1, 2).flatten(0, 1)
+    return tall.view(sheets, -1, count // sheets, size, size).transpose(1, 2).flatten(0, 1)
 
 
 def _geometry(spec: CropSpec, u: tuple[Tensor, ...], *, width: int, height: int) -> tuple[Tensor, Tensor]:

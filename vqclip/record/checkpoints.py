@@ -83,6 +83,11 @@ class Pace:
         self._steps, self._seconds = steps, seconds
         self._last, self._cost, self._step = time.perf_counter(), 0.0, 0
 
+    @property
+    def ever(self) -> bool:
+        """Whether anything can be due."""
+        return self._steps > 0 or self._seconds > 0
+
     def due(self, step: int) -> bool:
         """Whether to save after this step."""
         waited = time.perf_counter() - self._last

@@ -2,7 +2,8 @@
 
 Reads the numbers of a step in one transfer. Never takes part in the run: it neither judges numbers that
 are not finite nor ends a run because frames or the video fail. Where the disk is full, kept frames make room for the
-metrics, and a reserve is there for picture, page and run.json.
+metrics, and a reserve is there for picture, page and run.json. Saves checkpoints of what others give it, and goes on
+from one to the record of a run that was never interrupted.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
+import shutil
 import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
@@ -17,17 +20,18 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Literal, Self
+from typing import IO, Any, Final, Literal, Self
 
 import numpy as np
 import torch
 
 from vqclip import images
-from vqclip.job import Job, ResourceError, Result, Step
-from vqclip.record import containers, metadata, presence, video
+from vqclip.job import InputError, Job, ResourceError, Result, Step
+from vqclip.record import checkpoints, containers, metadata, presence, video
+from vqclip.record.checkpoints import Checkpoint
 from vqclip.record.facts import described, finite, hashes, one_line
 from vqclip.record.film import Film
-from vqclip.record.folder import to_json, write_bytes, write_json
+from vqclip.record.folder import to_json, write_bytes, write_json, write_text
 from vqclip.record.pace import VideoPlan
 from vqclip.record.reserve import FULL, Reserve
 
@@ -91,20 +95,81 @@ class Recorder:
         self._home = os.stat(folder)
         self._reserve = Reserve(folder, job.size)
         self._began, self._clock = datetime.now(UTC), time.perf_counter()
+        self.resumable = False  # set where checkpoints are made
         try:
             self._write_run("running")
-            self._metrics = open(folder / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115  # closed by finish
-        except BaseException as error:
+            self._metrics = self._open_metrics()
+        except BaseException:
             self._reserve.release()
-            if not isinstance(error, OSError):
-                raise
-            raise ResourceError(f"{folder / 'metrics.jsonl'} cannot be written ({error.strerror})") from error
+            raise
 
     @property
     def shortage(self) -> str | None:
         """What is missing of a run whose disk was full, in one line; None where nothing is."""
         lost = ", ".join(self._missing)
         return f"no space left in {self.folder}: {lost} are missing; the picture is saved" if lost else None
+
+    def save(self, step: int, tensors: Mapping[str, torch.Tensor], about: Mapping[str, Any]) -> None:
+        """Write a checkpoint after a step: what the caller needs to go on, and what the record does.
+
+        Raises ResourceError when it cannot be written; the ones before stay.
+        """
+        own = {"frames": len(self._kept), "wall_seconds": self._elapsed, "warnings": self.warnings}
+        own |= {"missing": self._missing, "terms": {name: finite(value) for name, value in self._logged.items()}}
+        checkpoints.write(self.folder / checkpoints.FOLDER, step, tensors, {**about, "record": own})
+
+    def go_on(self, since: Checkpoint | None) -> None:
+        """Before the first step: bring the folder of an interrupted run back to a checkpoint, None for its beginning.
+
+        What was recorded after it is cut off, and the film is shown what it was shown until then: an encoder's stream
+        cannot be taken up again. Raises ResourceError when the folder cannot be written.
+        """
+        self._metrics.close()
+        _cut(self.folder / "metrics.jsonl", -1 if since is None else since.step)
+        self._metrics = self._open_metrics()
+        if since is None:
+            shutil.rmtree(self.folder / "progress", ignore_errors=True)
+            return
+        own = since.about["record"]
+        self._clock -= own["wall_seconds"]
+        self.warnings += own["warnings"]
+        self._missing += own["missing"]
+        self._logged = {name: math.nan if value is None else value for name, value in own["terms"].items()}
+        for path in sorted(path for path in self._frames.glob("*.png") if re.fullmatch(r"\d{6,9}", path.stem)):
+            if int(path.stem) > since.step or path.is_symlink():
+                path.unlink(missing_ok=True)
+            elif self._reshow(path):
+                self._kept.append(path)
+        if len(self._kept) < own["frames"]:
+            self.warnings.append(f"{own['frames'] - len(self._kept)} frames from before step {since.step} are gone")
+
+    def _reshow(self, path: Path) -> bool:
+        """Show the film a kept frame; False for one that cannot be read."""
+        try:
+            picture = images.read(path)
+        except InputError:
+            return False
+        if self._formats:
+            self._film = self._film or self._open_film(picture.size)
+            self._film.show(np.asarray(picture), int(path.stem), self.job.steps)
+        return True
+
+    @property
+    def _frames(self) -> Path:
+        """Where frames are kept: for the user, or for a run that may have to go on."""
+        return self.folder / ("progress" if self._keep else checkpoints.FOLDER)
+
+    def _open_metrics(self) -> IO[str]:
+        path = self.folder / "metrics.jsonl"
+        try:
+            return open(path, "a", encoding="utf-8")  # closed by finish
+        except OSError as error:
+            raise ResourceError(f"{path} cannot be written ({error.strerror})") from error
+
+    @property
+    def _elapsed(self) -> float:
+        """Seconds since the run began, those before an interruption among them."""
+        return round(time.perf_counter() - self._clock, 4)
 
     def __enter__(self) -> Self:
         return self
@@ -170,6 +235,17 @@ class Recorder:
             self._reserve.release()
             self._check_home()
             self._write_run(status, more | self._outcome(result))
+        if status == "done":
+            shutil.rmtree(self.folder / checkpoints.FOLDER, ignore_errors=True)
+
+    def discard(self) -> None:
+        """Close every file without a last word; whoever calls this removes the folder."""
+        self._finished = True
+        with suppress(OSError):
+            self._metrics.close()
+        if self._video is not None:
+            self._video.close()
+        self._reserve.release()
 
     def _log(self, step: Step, *, scored: bool) -> Mapping[str, float]:
         """Append a line to metrics.jsonl; JSON has no NaN, so that a number that is not finite becomes null."""
@@ -178,7 +254,7 @@ class Recorder:
         terms = dict(zip(names, values, strict=True))
         line: dict[str, Any] = {
             "step": step.index,
-            "seconds": round(time.perf_counter() - self._clock, 4),
+            "seconds": self._elapsed,
             "total": finite(sum(values)),
             "terms": {name: finite(value) for name, value in terms.items()},
         }
@@ -248,16 +324,17 @@ class Recorder:
             if self._formats:
                 self._film = self._film or self._open_film(picture.size)
                 self._film.show(np.asarray(picture), step.index, step.total)
-            if self._keep or preview:
-                place = self.folder / "progress"
-                place.mkdir(exist_ok=True)
+            stored = self._keep or (self.resumable and bool(self._formats))
+            if stored or preview:
                 png = images.to_png(picture, compress_level=1)
-                if self._keep:
-                    images.replace_file(place / f"{step.index:06d}.png", png, durable=False)
-                    self._kept.append(place / f"{step.index:06d}.png")
-                if preview:
-                    images.replace_file(place / "latest.png", png, durable=False)
-                    self._latest = now
+            if stored:
+                self._frames.mkdir(exist_ok=True)
+                images.replace_file(self._frames / f"{step.index:06d}.png", png, durable=False)
+                self._kept.append(self._frames / f"{step.index:06d}.png")
+            if preview:
+                (self.folder / "progress").mkdir(exist_ok=True)
+                images.replace_file(self.folder / "progress" / "latest.png", png, durable=False)
+                self._latest = now
         except OSError as error:
             self._showing = False
             self.warnings.append(f"no frames after step {step.index}: {error.strerror or error}")
@@ -324,7 +401,7 @@ class Recorder:
         return {
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": round(result.seconds, 4) if result else None,  # the backend's own
-            "wall_seconds": round(time.perf_counter() - self._clock, 4),  # with frames, video and judge
+            "wall_seconds": self._elapsed,  # with frames, video and judge
             "steps": result.steps if result else self._seen.index if self._seen else None,
             "terms": {name: finite(value) for name, value in terms.items()},
             "verdict": asdict(result.verdict) if result and result.verdict else None,
@@ -338,3 +415,17 @@ class Recorder:
         about: dict[str, Any] = {"schema": SCHEMA, "status": status, "started": started}
         about |= {"process": presence.process()} if status == "running" else {}
         write_json(self.folder / "run.json", about | {"job": described(self.job)} | self._facts | dict(more or {}))
+
+
+def _cut(path: Path, step: int) -> None:
+    """Leave the lines of metrics.jsonl up to a step; one that was not written to its end goes too."""
+    kept = []
+    with suppress(FileNotFoundError), open(path, encoding="utf-8", newline="") as lines:
+        for line in lines:
+            try:
+                if not line.endswith("\n") or json.loads(line)["step"] > step:
+                    break
+            except (ValueError, KeyError, TypeError):
+                break
+            kept.append(line)
+    write_text(path, "".join(kept))

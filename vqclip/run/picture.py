@@ -1,83 +1,63 @@
-"""Composition root: config -> models -> jobs -> recorders. The one place that joins the parts."""
+"""Composition root of `run`: a config's pictures, each in a run folder of its own, side by side where that pays."""
 
 from __future__ import annotations
 
-import math
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from vqclip import config as configs
-from vqclip.backends import Opening
-from vqclip.compare.variants import flat
+from vqclip.backends.vqgan.backend import VQGANBackend
 from vqclip.config import Config, Loaded
 from vqclip.config.effects import notices
-from vqclip.job import InputError, Job, ResourceError, Result, Step, WeightsError
-from vqclip.judge.judge import UNSURE
-from vqclip.record import folder as folders
-from vqclip.record import metadata, presence
-from vqclip.record.pace import VideoPlan
-from vqclip.record.pace import plan as plan_video
-from vqclip.record.recorder import Recorder
-from vqclip.report.page import write_run_page
+from vqclip.job import Result
+from vqclip.record import metadata
 from vqclip.run import exact, recipe
 from vqclip.run.assemble import Models, job_of, load_models
 from vqclip.run.device import most_threads
+from vqclip.run.drawing import Contest, draw
 from vqclip.run.forecasts import forecasts
 from vqclip.run.inputs import check_place, folder_names, placed
-from vqclip.run.memory import forget_peak, held
 from vqclip.run.progress import Progress
+from vqclip.run.recording import Interrupted, Recording, Stop, film_plan
+
+__all__ = ["Interrupted", "Stop", "make_picture", "open_run", "rerun", "run", "singles", "stop_on_signal"]
 
 STOPPING = tuple(  # signals that end a run after its step: Ctrl+C, a closed session, a batch system's warning
     number for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if (number := getattr(signal, name, None)) is not None
 )
 
 
-class Stop(threading.Event):
-    """Set by the first signal; `number` tells by which."""
-
-    number: int = signal.SIGINT
-
-
-class Interrupted(KeyboardInterrupt):
-    """A signal stopped the run; everything made so far lies in `folder`. `number` is the signal's."""
-
-    def __init__(self, folder: Path | None, *, whole: bool = False, number: int = signal.SIGINT) -> None:
-        made = "the picture was finished and is" if whole else "the result so far is"
-        super().__init__(f"interrupted; {made} in {folder}")
-        self.folder, self.number = folder, number
-
-
 def run(loaded: Loaded, progress: Progress, models: Models | None = None) -> list[Result]:
     """Make every picture of a config, each in a run folder of its own, models loaded once.
 
-    `models` holds the models when the caller has opened them already.
+    Seeds of one prompt are drawn side by side where the backend can, `batch` of them at a time; of a `keep` only the
+    best are left. `models` holds the models when the caller has opened them already.
 
     Raises:
         InputError, WeightsError, ResourceError: see `vqclip.job`; ResourceError also after a picture whose frames or
             metrics met a full disk. Interrupted: after a saved stop.
     """
     models = models or open_run(loaded, progress)
-    pictures = singles(loaded.config)
+    groups, contest = side_by_side(loaded.config, models), Contest.of(loaded.config)
+    pictures = [single for group in groups for single in group]
     with placed(loaded.origins):
         for single in pictures:
             models.backend.check(job_of(single))
-    for forecast in forecasts(models, job_of(pictures[0])) if pictures[0].preflight else ():  # the others are as large
+    first, most = pictures[0], max(map(len, groups))  # all are as large
+    for forecast in forecasts(models, job_of(first), pictures=most) if first.preflight else ():
         progress.note(forecast.line)
-    for line in _film(pictures[0], job_of(pictures[0])).notes if pictures[0].video.formats else ():
+    for line in film_plan(first, job_of(first)).notes if first.video.formats else ():
         progress.note(line)
-    results = []
+    text, results, begun = loaded.text or configs.to_yaml(loaded.config), list[Result](), 0
     with stop_on_signal() as stop:
-        for number, single in enumerate(pictures, start=1):
-            text = loaded.text or configs.to_yaml(loaded.config)
-            place = (number, len(pictures))
-            results.append(make_picture(single, text, models, progress, stop=stop, number=place))
+        for group in groups:
+            numbers = [(number, len(pictures)) for number in range(begun + 1, begun + len(group) + 1)]
+            begun += len(group)
+            results += make_pictures(group, text, models, progress, stop=stop, numbers=numbers, contest=contest)
     return results
 
 
@@ -111,39 +91,57 @@ def make_picture(
         shared: the process also works for others, so that the memory which it holds says nothing of this picture;
             on CUDA it is counted by tensors, which does.
     """
-    job, digest = job_of(single), configs.digest(single)
-    for notice in models.notices(job):
-        models.note(notice)
-    place = folders.claim(Path(single.outputs), name=single.name, slug_from=job.title, digest=digest)
-    with presence.held(place, "this run"), presence.beating(place / "run.json"):
-        folders.write_text(place / "config.yaml", text)
-        folders.write_text(place / "config.resolved.yaml", configs.to_yaml(single))
-        progress.begin(job, place, number[1], number[0])
-        try:
-            result, shortage = _record(single, job, models, place=place, progress=progress, stop=stop, shared=shared)
-        except (Interrupted, Exception):  # a second signal ends at once, without a page
-            with suppress(InputError, ResourceError, OSError):  # what went wrong first says more
-                write_run_page(place)
-            raise
-        write_run_page(place)
-        progress.end(result)
-    if shortage:
-        raise ResourceError(f"{shortage}; free some")
-    if stop.is_set():
-        raise Interrupted(place, whole=True, number=stop.number)
+    (result,) = make_pictures([single], text, models, progress, stop=stop, numbers=[number], shared=shared)
     return result
 
 
-def _film(config: Config, job: Job) -> VideoPlan:
-    shown = config.video
-    return plan_video(
-        job.steps, seconds=shown.seconds, fps=shown.fps, every=shown.every, hold=shown.hold, smooth=shown.smooth
-    )
+def make_pictures(
+    group: Sequence[Config],
+    text: str,
+    models: Models,
+    progress: Progress,
+    *,
+    stop: Stop,
+    numbers: Sequence[tuple[int, int]],
+    shared: bool = False,
+    contest: Contest | None = None,
+) -> list[Result]:
+    """The same for pictures that differ in their seeds alone, drawn side by side; those that a contest leaves."""
+    for notice in models.notices(job_of(group[0])):
+        models.note(notice)
+    with ExitStack() as stack:
+        recordings = [stack.enter_context(Recording(single, text, models, stop=stop)) for single in group]
+        draw(models, recordings, progress, numbers=numbers, shared=shared, contest=contest)
+    return report(recordings, progress, numbers=numbers)
+
+
+def report(recordings: Sequence[Recording], progress: Progress, *, numbers: Sequence[tuple[int, int]]) -> list[Result]:
+    """Show what was made, and raise what is to be said of it: the first fault, a full disk, a signal at the end."""
+    results = []
+    for recording, (number, count) in zip(recordings, numbers, strict=True):
+        if recording.result is not None:
+            if recording is not recordings[0]:
+                progress.begin(recording.job, recording.folder, count, number)
+            progress.end(recording.result)
+            results.append(recording.result)
+    for recording in recordings:
+        recording.check()
+    return results
+
+
+def side_by_side(config: Config, models: Models) -> list[list[Config]]:
+    """The pictures of a config in the groups that are drawn together: seeds of one prompt, where the backend can."""
+    every, seeds = singles(config), config.seeds
+    if not isinstance(models.backend, VQGANBackend):
+        return [[single] for single in every]
+    most = seeds if config.keep is not None else min(config.batch, seeds)
+    prompts = [every[first : first + seeds] for first in range(0, len(every), seeds)]
+    return [of_one[first : first + most] for of_one in prompts for first in range(0, seeds, most)]
 
 
 def singles(config: Config) -> list[Config]:
-    """One complete config per picture: what a run folder and the picture itself record."""
-    pictures = configs.pictures(config)
+    """One complete config per picture, the seeds of each prompt in turn: what run folder and picture record."""
+    pictures = [(each, number) for each in configs.pictures(config) for number in range(config.seeds)]
     names = [config.name] * len(pictures) if config.name is None else folder_names(config.name, len(pictures))
     return [
         replace(
@@ -154,11 +152,12 @@ def singles(config: Config) -> list[Config]:
             prompts=(),
             variants=(),
             seeds=1,
-            seed=picture.seed or 0,
+            keep=None,
+            seed=(picture.seed or 0) + number,
             threads=most_threads(config),
             name=name,
         )
-        for name, picture in zip(names, pictures, strict=True)
+        for name, (picture, number) in zip(names, pictures, strict=True)
     ]
 
 
@@ -186,81 +185,6 @@ def rerun(picture: Path, overrides: Sequence[str], progress: Progress, *, trust:
     if differ:
         progress.note(differ)
     return run(loaded, progress, models)
-
-
-def _record(
-    config: Config, job: Job, models: Models, *, place: Path, progress: Progress, stop: Stop, shared: bool
-) -> tuple[Result, str | None]:
-    """One picture: the backend works, the recorder writes, the judge looks. Also what a full disk has cost."""
-    judge = models.judge_of(job)
-    shown = config.video
-    facts = {**models.facts, "config": configs.to_mapping(config), "seed": job.seed, "notices": models.notices(job)}
-    recorder = Recorder(
-        place,
-        job,
-        plan=_film(config, job),
-        formats=shown.formats,
-        keep_frames=shown.keep,
-        log_every=config.log_every,
-        score=judge.curve if judge and not judge.refusal else None,
-        score_every=config.score_every,
-        facts=facts,
-        scale=shown.scale,
-    )
-    recorder.told |= {"config": recipe.told(config, facts), "machine": exact.machine(facts)}
-    recorder.warnings += judge.notes if judge else ()
-
-    def on_step(step: Step) -> None:
-        if isinstance(step, Opening):
-            recorder.opening(step)
-            if stop.is_set():
-                recorder.warnings.append(f"stopped at step {step.index} of {step.total} of the start picture")
-                raise Interrupted(place, number=stop.number)
-            return
-        terms = recorder.step(step)
-        if terms is not None and not math.isfinite(sum(terms.values())):
-            raise _diverged(step, terms)
-        progress.step(step, terms)
-        if stop.is_set() and step.index < step.total:
-            raise Interrupted(place, number=stop.number)
-
-    device = torch.device(models.facts["device"])
-    its_own = forget_peak(device) and not (shared and device.type == "cpu")
-    with recorder, exact.deterministic() as undetermined:
-        result = models.backend.generate(job, on_step)
-        peak = held(device)[1] if its_own else None
-        if not bool(torch.isfinite(result.image).all()):
-            raise WeightsError(f"{_BROKEN} after the last step; {_CURE}")
-        result = replace(result, folder=place, verdict=judge.judge(result.image) if judge else None)
-        if judge and not judge.refusal and result.verdict is None:
-            recorder.warnings.append(UNSURE)
-            models.note(UNSURE)
-        recorder.warnings += exact.warning(undetermined)
-        recorder.finish(result, facts={**result.facts, "peak_memory_bytes": peak, "changed": _changed(config)})
-    return result, recorder.shortage
-
-
-_BROKEN = "the picture holds numbers that are not finite"
-_CURE = "the weights of generator or denoiser overflow; precision=fp32 or other weights may help"
-
-
-def _diverged(step: Step, terms: Mapping[str, float]) -> InputError | WeightsError:
-    """Who is to blame for a loss that is not a number, as far as a step shows it."""
-    if not bool(torch.isfinite(step.image).all()):
-        return WeightsError(f"{_BROKEN} at step {step.index}; {_CURE}")
-    if step.index == 0:  # nothing was learnt yet, so that no rate can be too high
-        term = next(name for name, value in terms.items() if not math.isfinite(value))
-        return WeightsError(
-            f"the loss {term!r} is not a number before the first update: the weights of a guide overflow; "
-            "precision=fp32 or other guides may help"
-        )
-    return InputError(f"the loss is not a number at step {step.index}; a lower optimizer.lr may help")
-
-
-def _changed(config: Config) -> dict[str, Any]:
-    """Dotted key -> default value, for every setting that is not the default."""
-    default, now = (flat(configs.to_mapping(each)) for each in (Config(), config))
-    return {key: before for key, before in default.items() if now[key] != before}
 
 
 @contextmanager

@@ -42,6 +42,8 @@ class Session:
         config = configs.from_mapping(given, source="settings")
         if config.prompts:
             raise InputError("settings: `prompts` makes several pictures; call once per picture")
+        if config.seeds > 1:
+            raise InputError("settings: `seeds` makes several pictures; call once per seed")
         wants = tuple(key for key in RECORDED if key in given)
         if wants and not files:
             raise InputError(f"settings: {wants[0]}: steps() writes no files; generate() makes a run folder")
