@@ -212,6 +212,17 @@ def rerun(picture: Path, overrides: tuple[str, ...], *, trust: bool, display: An
 
 
 @commands.command()
+@click.argument("folders", metavar="RUN_FOLDER...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--changed", is_flag=True, help="Go on although settings or weights have changed.")
+@_display_options
+def resume(folders: tuple[Path, ...], *, changed: bool, display: Any) -> None:
+    """Go on with the interrupted run of each RUN_FOLDER, to the same end as if it had never stopped."""
+    from vqclip.run import resume as runner
+
+    runner.resume(folders, display, changed=changed)
+
+
+@commands.command()
 @click.argument("arguments", metavar="CONFIG|RUN... [KEY=VALUE]...", nargs=-1)
 @_display_options
 def compare(arguments: tuple[str, ...], display: Any) -> None:

@@ -40,6 +40,7 @@ Score = Callable[[torch.Tensor], Mapping[str, float]]
 
 SCHEMA: Final = 1  # of run.json
 LATEST_EVERY: Final = 0.25  # seconds between two previews
+LEFT_BEHIND: Final = (".reserve-*", ".*.part", "progress/.*.part", "*.part.mp4")  # by a process that was killed
 FREED: Final = 8  # kept frames that make room for metrics at a time
 
 
@@ -124,6 +125,10 @@ class Recorder:
         What was recorded after it is cut off, and the film is shown what it was shown until then: an encoder's stream
         cannot be taken up again. Raises ResourceError when the folder cannot be written.
         """
+        for pattern in LEFT_BEHIND:
+            for path in self.folder.glob(pattern):
+                if not self._reserve.is_at(path):
+                    path.unlink(missing_ok=True)
         self._metrics.close()
         _cut(self.folder / "metrics.jsonl", -1 if since is None else since.step)
         self._metrics = self._open_metrics()

@@ -41,6 +41,10 @@ class Reserve:
                 ) from error
             raise ResourceError(f"{folder} cannot be written ({error.strerror or error})") from error
 
+    def is_at(self, path: Path) -> bool:
+        """Whether a file is this one."""
+        return path == self._path
+
     def release(self) -> None:
         """Give the room back, for the result. Further calls change nothing; never fails."""
         path, self._path = self._path, None

@@ -19,6 +19,7 @@ from vqclip.config.paths import OPEN_CLIP, PIN, unpinned
 from vqclip.generators.vqgan import cells
 from vqclip.job import InputError, WeightsError
 from vqclip.perceptors import open_clip
+from vqclip.report.evidence import facts
 from vqclip.weights import checkpoints
 from vqclip.weights import load as weights
 
@@ -60,9 +61,20 @@ def check_place(config: Config) -> None:
         raise InputError(f"outputs: {outputs} is not a folder")
     if config.name is None:
         return
-    for name in folder_names(config.name, len(config.prompts)):
+    for name in folder_names(config.name, max(1, len(config.prompts)) * config.seeds):
         if os.path.lexists(outputs / name):
-            raise InputError(f"name: {outputs / name} exists; choose another name, runs are never overwritten")
+            raise InputError(f"name: {outputs / name} exists; {_instead(outputs / name)}")
+
+
+def _instead(folder: Path) -> str:
+    """What to do about a name that is taken."""
+    try:
+        status = facts(folder / "run.json").text("status")
+    except InputError:
+        status = ""
+    if status in ("running", "interrupted"):
+        return f"that run is not finished: `vqclip resume {folder}` goes on with it, or choose another name"
+    return "choose another name, runs are never overwritten"
 
 
 def folder_names(name: str, pictures: int) -> list[str]:
