@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import signal
@@ -367,7 +368,7 @@ def test_the_second_signal_ends_at_once_and_an_ignored_hangup_stays_ignored() ->
 def test_a_judge_without_finite_numbers_costs_the_verdict_alone(
     weight_files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Judge, "_looks", lambda _self, _image: torch.full((2, 64), float("nan")))
+    monkeypatch.setattr(Judge, "_looks", lambda self, _image: self._include[:1].repeat(2, 1) * math.nan)
     results, progress = make_two(weight_files, tmp_path)
     assert len(results) == 2
     assert progress.notes.count(UNSURE) == 1
