@@ -104,6 +104,15 @@ def test_an_endless_body_is_stopped_at_the_size(server: Server, target: Path) ->
     assert left(target) == []
 
 
+def test_a_body_of_unknown_size_has_an_end_in_time(server: Server, target: Path) -> None:
+    unknown: dict[str, Any] = {"size": None, "sha256": None}
+    place = server.offers("/a", chunked(DATA))
+    assert "does not come to an end" in refused([place], target, **unknown, longest=-1.0)
+    assert not target.exists()
+    get([place], target, **unknown)
+    assert target.read_bytes() == DATA
+
+
 def test_an_unknown_size_has_a_limit_too(server: Server, target: Path) -> None:
     unknown: dict[str, Any] = {"size": None, "sha256": None, "limit": MB}
     assert "1 to 1048576 are taken" in refused([server.offers("/a", serve(DATA))], target, **unknown)

@@ -19,7 +19,7 @@ from PIL import Image
 
 from vqclip import images
 from vqclip.job import InputError, Job, Prompt, ResourceError
-from vqclip.record import metadata, video
+from vqclip.record import metadata, presence, video
 from vqclip.record.remake import reencode
 
 CONFIG = {"steps": 11, "video": {"seconds": 2.0, "fps": 10, "hold": 0.5, "smooth": 0.0, "scale": 2, "formats": ["mp4"]}}
@@ -214,6 +214,13 @@ def test_a_signal_ends_the_command_without_a_trace(tmp_path: Path, number: signa
     assert (child.returncode, output) == (130, "")
     assert said.endswith("vqclip: interrupted\n")
     assert [path.name for path in tmp_path.iterdir()] == ["progress"]
+
+
+def test_a_run_that_is_still_made_is_left_alone(tmp_path: Path) -> None:
+    kept(tmp_path, 3)
+    with presence.held(tmp_path, "this run"), pytest.raises(InputError, match="another process still works"):
+        reencode(tmp_path)
+    assert reencode(tmp_path, seconds=1).is_file()
 
 
 def test_run_json_stays_true(tmp_path: Path) -> None:

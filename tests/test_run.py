@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import signal
@@ -63,6 +64,12 @@ def overrides(files: dict[str, Path], outputs: Path, *more: str) -> list[str]:
 def make(files: dict[str, Path], outputs: Path, *more: str) -> tuple[list[Result], Quiet]:
     progress = Quiet()
     return runs.run(configs.load(None, overrides(files, outputs, *more)), progress), progress
+
+
+def make_two(files: dict[str, Path], outputs: Path) -> tuple[list[Result], Quiet]:
+    progress = Quiet()
+    settings = [each for each in overrides(files, outputs, "prompts=[a fig, a pear]") if each != "include=apple"]
+    return runs.run(configs.load(None, settings), progress), progress
 
 
 def pixels(path: Path) -> bytes:
@@ -331,7 +338,7 @@ def test_a_stop_with_the_last_step_ends_with_a_whole_judged_picture(
     monkeypatch.setattr(VQGANBackend, "steps", stopped)
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(runs.Interrupted, match="the picture was finished and is in") as caught:
-        make(weight_files, tmp_path, "prompts=[a fig, a pear]")
+        make_two(weight_files, tmp_path)
     assert caught.value.number == signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) == before
     (folder,) = tmp_path.iterdir()  # the second picture was not begun
@@ -361,8 +368,8 @@ def test_the_second_signal_ends_at_once_and_an_ignored_hangup_stays_ignored() ->
 def test_a_judge_without_finite_numbers_costs_the_verdict_alone(
     weight_files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Judge, "_looks", lambda _self, _image: torch.full((2, 64), float("nan")))
-    results, progress = make(weight_files, tmp_path, "prompts=[a fig, a pear]")
+    monkeypatch.setattr(Judge, "_looks", lambda self, _image: self._include[:1].repeat(2, 1) * math.nan)
+    results, progress = make_two(weight_files, tmp_path)
     assert len(results) == 2
     assert progress.notes.count(UNSURE) == 1
     for result in results:

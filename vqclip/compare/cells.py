@@ -174,8 +174,10 @@ def _copy(source: Path, target: Path, most: int) -> None:
         handle = os.open(source, os.O_RDONLY | _NO_LINK)
     except OSError:  # not there, a link, or not readable
         return
-    with os.fdopen(handle, "rb") as file:
+    try:
         about = os.fstat(handle)
         if stat.S_ISREG(about.st_mode) and about.st_size <= most:
-            with open(target, "xb") as copy:
+            with open(handle, "rb", closefd=False) as file, open(target, "xb") as copy:
                 shutil.copyfileobj(file, copy)
+    finally:
+        os.close(handle)

@@ -227,6 +227,10 @@ class Recorder:
             image = self._picture(result)
             try:
                 self._check_home()
+            except ResourceError:
+                self._abandon_film()  # or it would be put into whatever has the folder's name now
+                raise
+            try:
                 self._save_picture(image)
             finally:
                 self._close_film(image)
@@ -352,6 +356,12 @@ class Recorder:
             title=self.job.title, scale=self._scale,
         )  # fmt: skip
         return Film(self._plan, self._video.append)
+
+    def _abandon_film(self) -> None:
+        """End the encoder and leave no film."""
+        if self._video is not None:
+            self._video.abandon()
+        self._film = None
 
     def _close_film(self, image: torch.Tensor | None) -> None:
         """Finish the video and make what else was asked for from it; problems become warnings."""

@@ -27,6 +27,7 @@ from vqclip.perceptors import Perceptor
 from vqclip.run.memory import available, gigabytes, held
 from vqclip.run.tally import Growth, Turn, trace
 from vqclip.weights.checkpoints import is_safetensors
+from vqclip.weights.regular import opened
 
 _SIDES = (2, 3, 4)  # of the counted pictures, in cells: three, because attention grows by cells squared
 _ENOUGH = 0.05  # seconds; a piece that takes longer says enough about the pace
@@ -144,7 +145,7 @@ def check_files(files: Iterable[Path], device: torch.device, *, share: float = 1
 def _least(path: Path) -> int:
     """Bytes that a file's weights take at least. Of a checkpoint up to two thirds are training state, not loaded."""
     try:
-        with path.open("rb") as file:
+        with opened(path) as file:
             plain = is_safetensors(file.read(16))
             return os.fstat(file.fileno()).st_size // (1 if plain else 3)
     except OSError as error:
