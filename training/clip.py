@@ -25,7 +25,7 @@ from vqclip.job import InputError
 
 
 def borrow_text(run: Run, path: Path) -> None:
-    """Starts the text tower with that of an export, which must know the same tokens."""
+    """Starts the text tower with that of an export; InputError for one that knows other tokens."""
     with safe_open(path, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys() if not name.startswith("visual.")}  # noqa: SIM118
     if not torch.equal(tensors.pop("token_ids"), run.tokens.ids):
@@ -58,6 +58,7 @@ def prepare(recipe: Recipe, ordered: Asked[Recipe]) -> Run:
 
 
 def main() -> None:
+    """Trains the CLIP that the command line names and exports it at every report."""
     parser = training_parser(__doc__)
     parser.add_argument("name", choices=sorted(RECIPES))
     arguments = parser.parse_args()

@@ -116,6 +116,7 @@ def write_export(path: Path, run: Run, vqgan: str, figures: dict[str, float]) ->
 
 
 def main() -> None:
+    """Trains the denoiser on the sketches of `denoiser_data` and exports it at every report."""
     ordered = asked(training_parser(__doc__, DENOISER).parse_args(), "denoiser", DENOISER)
     shipped = weights.STARTER / "vqgan.safetensors"
     vqgan, digest = load_vqgan(shipped).to(ordered.device), latents_of(weights.load(shipped).state)

@@ -63,6 +63,7 @@ def load_sketches(folder: Path) -> Sketches:
 
 
 def main() -> None:
+    """Draws and encodes the pictures, of both sizes, and writes sketches.safetensors."""
     parser = parser_of(__doc__, seed=SKETCHES.seed)
     parser.add_argument("--coarse", type=int, default=SKETCHES.coarse, help=f"pictures of {SIDE} px")
     parser.add_argument("--fine", type=int, default=SKETCHES.fine, help=f"pictures of {2 * SIDE} px")

@@ -91,7 +91,7 @@ def load_views(folder: Path) -> Views:
 
 @torch.no_grad()
 def embed(small: Tensor, guide: Path, device: torch.device) -> Embeddings:
-    """Image embeddings of small pictures by an exported guide, exactly as the pipeline's image encoder makes them."""
+    """What an exported guide sees in pictures (N, 3, 64, 64) uint8, just as the pipeline's image encoder has it."""
     state = load_file(guide)
     tower = build(state).visual.to(device)
     side = tower.input_resolution
@@ -106,7 +106,7 @@ def embed(small: Tensor, guide: Path, device: torch.device) -> Embeddings:
 
 
 def fresh_embeddings(folder: Path, small: Tensor, guide: Path, device: torch.device) -> Embeddings:
-    """The stored embeddings where they are those of this guide, else new ones, which are stored."""
+    """The stored embeddings of pictures (N, 3, 64, 64) uint8 where they are this guide's, else new ones, now stored."""
     path, wanted = folder / "embeddings.safetensors", digest_of(load_file(guide))
     if path.exists():
         with safe_open(path, "pt") as file:
@@ -120,6 +120,7 @@ def fresh_embeddings(folder: Path, small: Tensor, guide: Path, device: torch.dev
 
 
 def main() -> None:
+    """Draws the views, and embeds them by the exported guide."""
     parser = parser_of(__doc__, seed=VIEWS.seed)
     parser.add_argument("--views", type=int, default=VIEWS.coarse, help="pictures to draw")
     arguments = parser.parse_args()

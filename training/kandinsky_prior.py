@@ -47,13 +47,16 @@ class Reader:
 
 @dataclass
 class Run(Common[Recipe, PriorTransformer]):
-    """The prior's run."""
+    """The prior's run.
 
-    goals: Tensor  # (N, E) embeddings at mean 0 and deviation 1
+    `goals` are (N, E) embeddings at mean 0 and deviation 1, `alphas` (1000,) the noise schedule's cumulative products.
+    """
+
+    goals: Tensor
     truths: list[Meaning]
     reader: Reader
     guide: str
-    alphas: Tensor  # (1000,) cumulative, of the noise
+    alphas: Tensor
 
     def restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Mean and deviation stay those of this guide, which may have learned on."""
@@ -149,6 +152,7 @@ def write_export(path: Path, run: Run, figures: dict[str, float]) -> None:
 
 
 def main() -> None:
+    """Trains the prior on the guide's embeddings of the views and exports it at every report."""
     ordered = asked(training_parser(__doc__, PRIOR).parse_args(), "kandinsky-prior", PRIOR)
     drawn = find(ordered.out, "kandinsky/views.safetensors", "python -m training.kandinsky_data").parent
     views, guide = load_views(drawn), find_export(ordered.out, "guide-rn")

@@ -31,13 +31,17 @@ from vqclip.backends.kandinsky.starter import DECODER_NOISE
 
 @dataclass
 class Run(Common[Recipe, UNet2DConditionModel]):
-    """The UNet's run."""
+    """The UNet's run.
+
+    `latents` (N, 4, h, w) float32 of the views. `form` (N, E): their embeddings as the network reads them, to which
+    every guide is fitted. `alphas` (1000,): the noise schedule's cumulative products.
+    """
 
     latents: Tensor
     embeddings: Embeddings  # of the views by the present guide
-    alphas: Tensor  # (1000,) cumulative, of the noise
+    alphas: Tensor
     reading: Reading = field(init=False)
-    form: Tensor = field(init=False)  # (N, E) the views' embeddings in the network's form: every guide is fitted to it
+    form: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -73,7 +77,7 @@ def fold(model: UNet2DConditionModel, reading: Reading) -> UNet2DConditionModel:
 
 
 def start(recipe: Recipe, latents: Tensor, embeddings: Embeddings, device: torch.device) -> Run:
-    """A fresh run, its weights drawn from the recipe's seed; at first the network says "no movement"."""
+    """A fresh run on latents (N, 4, h, w), its weights drawn from the recipe's seed; at first it says "no movement"."""
     torch.manual_seed(recipe.seed)  # the layers draw from the global generator
     model = UNet2DConditionModel(**recipe.shape).to(device)
     nn.init.zeros_(model.conv_out.weight)
@@ -147,6 +151,7 @@ def write_export(path: Path, run: Run, figures: dict[str, float]) -> None:
 
 
 def main() -> None:
+    """Trains the UNet on the views and the guide's embeddings of them, and exports it at every report."""
     ordered = asked(training_parser(__doc__, UNET).parse_args(), "kandinsky-unet", UNET)
     out, device = ordered.out, ordered.device
     drawn = find(out, "kandinsky/views.safetensors", "python -m training.kandinsky_data").parent

@@ -193,7 +193,12 @@ def learn(
     """One update on so many views; returns the loss and the other figures as numbers.
 
     Args:
-        progress: share of the time that is over. backward: leaves the gradients; those of the loss unless given.
+        run: whose model, optimizer, average and counts move on.
+        progress: share of the time that is over, in [0, 1].
+        loss: a scalar.
+        views: pictures, or whatever the run counts, that the loss was taken over.
+        backward: leaves the gradients; those of the loss unless given.
+        **figures: scalars to report beside it.
     """
     set_rate(run, progress)
     step(run, backward or loss.backward)

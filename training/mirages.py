@@ -52,7 +52,9 @@ class Mirages:
         """`count` chains and their captions; a few begin anew, from smooth colours or a jigsaw of real pictures.
 
         Args:
-            count: how many. image, truths: a fresh batch of real pictures and what is true of them.
+            count: how many.
+            image: (B, 3, S, S) in [0, 1], a fresh batch of real pictures.
+            truths: what is true of them.
             forged: pictures that the loop made and what they were to show. Where given, more chains begin anew
                 and most of these with them.
         """
@@ -115,7 +117,8 @@ def rejection(similarity: Tensor, real: Tensor, scale: Tensor) -> Tensor:
 
     Args:
         similarity: (N,) cosines of chains and the captions they are pulled towards.
-        real: (B, B) cosines of real pictures and captions, a picture's own on the diagonal. scale: 0-d temperature.
+        real: (B, B) cosines of real pictures and captions, a picture's own on the diagonal.
+        scale: 0-d temperature.
     """
     own, count = real.detach().diagonal().mean(), len(real)
     others = (real.detach().sum() - own * count) / max(1, count * count - count)

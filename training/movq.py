@@ -45,7 +45,7 @@ def start(recipe: Recipe, stocks: tuple[Stock, Stock]) -> Run:
 
 
 def draw(run: Run) -> Tensor:
-    """One batch in [0, 1]: windows of scenes, or as many pixels in whole scenes."""
+    """One batch (B, 3, S, S) in [0, 1]: windows of scenes, or as many pixels in whole scenes."""
     recipe, batch = run.recipe, run.recipe.amount(run.device)
     whole = run.steps % recipe.full_every == recipe.full_every - 1
     some = max(2, batch * recipe.crop**2 // recipe.scene**2)
@@ -55,6 +55,7 @@ def draw(run: Run) -> Tensor:
 
 
 def encode(run: Run, target: Tensor) -> Tensor:
+    """(B, 3, H, W) in [-1, 1] -> (B, D, h, w) float32, before the codes."""
     with torch.autocast(run.device.type, torch.bfloat16):
         hidden: Tensor = run.model.quant_conv(run.model.encoder(target))
     return hidden.float()
@@ -135,6 +136,7 @@ def examine(run: Run, held_out: Stock, sheet: Path, pictures: int = 24) -> dict[
 
 
 def main() -> None:
+    """Trains the MoVQ and exports it at every report."""
     ordered = asked(training_parser(__doc__, MOVQ).parse_args(), "kandinsky-movq", MOVQ)
     device, styles = ordered.device, ordered.recipe.styles
     guided = load(GUIDE_STYLES, "concepts").only(GUIDED)

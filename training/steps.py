@@ -49,12 +49,12 @@ class Run(Common[Recipe, CLIP]):
     redrawn: Pool = field(default=EMPTY, kw_only=True)
 
     def kept(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The radius and the chains."""
+        """The chains' state dict, and the radius."""
         tensors, state = ({}, {}) if self.mirages is None else self.mirages.state()
         return tensors, state | {"radius": self.radius}
 
     def restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        """Puts back what `kept` gave."""
+        """Puts back the state dict and values of `kept`."""
         self.radius = state["radius"]
         if self.mirages is not None:
             self.mirages.restore(tensors, state)
@@ -217,7 +217,7 @@ def update(run: Run, progress: float) -> dict[str, float]:
 
 
 def climb_on(run: Run, batch: Batch, delta: Tensor, gradient: Tensor) -> Tensor:
-    """The next disturbance: real pictures inside their ball, chains wherever the similarity rises."""
+    """The next disturbance (B + M, 3, S, S): real pictures inside their ball, chains wherever the similarity rises."""
     real = batch.real
     stride = run.recipe.reach * run.radius
     near = climb(batch.image[:real], delta[:real], gradient[:real], radius=run.radius, step=stride)

@@ -23,7 +23,8 @@ OPPONENTS = torch.tensor([[0.5, -1.0, 0.5], [1.0, 0.0, -1.0]])  # green against 
 
 
 def draw(run: Run) -> Tensor:
-    """One batch: crops of scenes (a quarter of them magnified), or as many pixels in whole scenes."""
+    """One batch (B, 3, S, S) in [0, 1]: crops of scenes (a quarter of them magnified), or as many pixels in
+    whole scenes."""
     recipe, stock, batch = run.recipe, run.stock, run.recipe.amount(run.device)
     crop, scene = recipe.crop, recipe.scene
     if run.steps % recipe.full_every == recipe.full_every - 1:
@@ -34,9 +35,10 @@ def draw(run: Run) -> Tensor:
 
 
 def picture_loss(image: Tensor, target: Tensor, recipe: Autoencoder) -> tuple[Tensor, Tensor]:
-    """Weighted sum of L1, L1 of gradients, of 8x8 averages and of colour differences; and the L1 alone.
+    """Weighted sum of L1, L1 of gradients, of 4x4 and 8x8 averages and of colour differences; and the L1 alone.
 
-    The last one is for flat grounds, whose colour a per-pixel loss leaves slightly wrong for long.
+    Pictures (B, 3, H, W) of one range; both values are scalars. The sum's last term is for flat grounds, whose colour a
+    per-pixel loss leaves slightly wrong for long.
     """
     error = image - target
     plain = error.abs().mean()
@@ -101,6 +103,7 @@ def examine(run: Run, held_out: Stock, *, pictures: int) -> dict[str, float]:
 
 
 def main() -> None:
+    """Trains the VQGAN, exports it at every report, and draws what it makes of held-out pictures."""
     parser = training_parser(__doc__, VQGAN)
     parser.add_argument("--perceptual", action="store_true", help="add the features of the exported ResNet guide")
     parser.add_argument("--adversarial", action="store_true", help="add a patch discriminator")

@@ -69,7 +69,7 @@ def cached(judge_of: JudgeOf | None) -> JudgeOf:
 
 
 def own_judge(found: Sequence[Found]) -> str:
-    """The hash of the judge that the runs have in common; "" when none was judged."""
+    """SHA-256 of the judge that the runs have in common; "" when none was judged, InputError when there are several."""
     runs = [each.run for each in found if each.status == "done" and each.run and each.run.verdict]
     by = {run.weights["judge"]: run for run in runs if "judge" in run.weights}
     if len(by) > 1:

@@ -107,8 +107,9 @@ def notices(origins: Mapping[str, str], configs: Sequence[Config], *, rules: Seq
     """One line for each reason why settings have no effect or may spoil the picture, and for prompts at odds.
 
     Args:
-        origins: where each key was set. configs: of the run, or of all variants of a comparison: what one of them
-            uses has an effect.
+        origins: where each key was set.
+        configs: of the run, or of all variants of a comparison: what one of them uses has an effect.
+        rules: which keys have an effect when.
     """
     idle: dict[str, list[str]] = {}
     working = []

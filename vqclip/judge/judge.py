@@ -99,7 +99,7 @@ class Judge:
         )
 
     def curve(self, image: Tensor) -> Mapping[str, float]:
-        """The verdict as numbers for the metrics of one step; none from a judge that refuses."""
+        """The verdict on an image (3, H, W) as numbers for the metrics of one step; none from a judge that refuses."""
         verdict = self.judge(image)
         if verdict is None:
             return {}

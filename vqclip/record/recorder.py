@@ -50,6 +50,9 @@ class Recorder:
         facts: JSON values for run.json; "config", "versions", "weights" and "files" also go into picture and films;
             what these shall say instead is put into `told` before the first step, see `metadata.embed`.
         scale: whole factor by which films are larger than the picture.
+
+    Raises:
+        ResourceError: the folder cannot be written to.
     """
 
     def __init__(

@@ -143,7 +143,12 @@ def judge_for(
 
 
 def open_judge(config: Config, note: Callable[[str], None]) -> tuple[Callable[[Job], Judge | None], str, str]:
-    """Load a config's judge alone: what makes a judge for a job, its file's SHA-256 and its tensors' sketch."""
+    """Load a config's judge alone: what makes a judge for a job, its file's SHA-256 and its tensors' sketch.
+
+    Raises:
+        InputError: no judge, or a device that is not here. WeightsError: weights that cannot be had or used.
+        ResourceError: no room for them.
+    """
     if config.judge is None:
         raise InputError("judge: none; a comparison needs one, for example judge=starter")
     torch.set_num_threads(pick_threads(config))  # scores are the same whichever variant was made before
@@ -335,7 +340,12 @@ SIDE = 512  # px: a picture to blend in is cut to this square; image encoders se
 
 
 def make_kandinsky(config: Config, runtime: Runtime, also: list[Path]) -> Callable[[Tensor | None], Made]:
-    """Finds prior and decoder; what it returns makes the backend for a start picture, or for none."""
+    """Finds prior and decoder; what it returns makes the backend for a start picture (1, 3, H, W), or for none.
+
+    Raises:
+        InputError: a mask without an inpainting decoder, or settings at odds. WeightsError: a half that cannot be had
+        or used. ResourceError: no room for it.
+    """
     check_files(also, runtime.device)
     section = config.kandinsky
     if section.mask is not None and section.inpaint is None:
@@ -389,7 +399,11 @@ def _open_part(
 
 
 def make_stable_diffusion(config: Config, runtime: Runtime, also: list[Path]) -> Callable[[Tensor | None], Made]:
-    """Loads the networks; what it returns makes the backend for a start picture, or for none."""
+    """Loads the networks; what it returns makes the backend for a start picture (1, 3, H, W), or for none.
+
+    Raises:
+        InputError: no model named, or pictures to resemble. WeightsError: missing or unusable. ResourceError: no room.
+    """
     section = config.stable_diffusion
     if section.model is None:
         raise InputError("stable_diffusion.model: a .safetensors or .ckpt file of Stable Diffusion 1.5 is needed")

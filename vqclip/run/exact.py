@@ -47,8 +47,10 @@ def differences(
     """One line on everything that may change the pixels of a repeated run, None where nothing does.
 
     Args:
-        then: `machine` as the picture says it, empty in pictures that say nothing. now: that of this run.
-        versions: package -> version as the picture says it; versions_now: here.
+        then: `machine` as the picture says it, empty in pictures that say nothing.
+        now: that of this run.
+        versions: package -> version as the picture says it.
+        versions_now: package -> version here.
     """
     pairs = {
         "device": (_device(then), _device(now)),

@@ -51,7 +51,7 @@ def check(config: Config, note: Note) -> None:
 
 
 def check_place(config: Config) -> None:
-    """Refuse names of run folders that are taken, and an `outputs` that is no folder."""
+    """Raise InputError for names of run folders that are taken, and for an `outputs` that is no folder."""
     outputs = Path(config.outputs)
     if outputs.exists() and not outputs.is_dir():
         raise InputError(f"outputs: {outputs} is not a folder")

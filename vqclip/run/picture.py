@@ -89,8 +89,12 @@ def make_picture(
     """One picture in a run folder of its own, with its page.
 
     Args:
-        single: a complete config of one picture. text: the config as the user gave it.
-        stop: set by a signal. number: which picture this is, of how many.
+        single: a complete config of one picture.
+        text: the config as the user gave it.
+        models: opened for it.
+        progress: is shown every step.
+        stop: set by a signal.
+        number: which picture this is, from 1, and of how many.
         shared: the process also works for others, so that the memory which it holds says nothing of this picture;
             on CUDA it is counted by tensors, which does.
     """
@@ -139,6 +143,9 @@ def rerun(picture: Path, overrides: Sequence[str], progress: Progress, *, trust:
     """Repeat a run from the metadata of its picture; what may make the pixels differ is said.
 
     Args:
+        picture: a PNG, or a film, that carries its recipe.
+        overrides: `key.sub=value`, the user's own words.
+        progress: is shown every step.
         trust: take paths and other people's models from the picture too, see `recipe.taken`.
 
     Raises:

@@ -68,8 +68,11 @@ def preflight(
     """Measure what a run of `steps` steps at `size` = (width, height) pixels will take.
 
     Args:
-        generator, guides, crops: what the run draws with and looks with.
-        size, steps: the largest picture's pixels and the run's updates.
+        generator: what the run draws with.
+        guides: what looks at the crops.
+        crops: how many a step has, their kind, and how many are looked at in one go.
+        size: of the largest picture.
+        steps: the run's updates.
         parts: the run's updates by size, where not all of them are made once and at `size`.
         denoiser: what cleans the latent after each update, None for nothing.
         key: names the models and where they work, so that what was measured of them serves again; None measures anew.
@@ -119,6 +122,8 @@ def check_files(files: Iterable[Path], device: torch.device, *, share: float = 1
     """Refuse weights whose files alone are larger than the memory, before any of them is loaded.
 
     Args:
+        files: of weights; those that are not there are left out.
+        device: where they will be.
         share: of their bytes that are kept at least, where they are loaded in another precision.
 
     Raises:

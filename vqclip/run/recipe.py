@@ -55,6 +55,7 @@ def told(config: Config, facts: Mapping[str, Any]) -> dict[str, Any]:
     those really used.
 
     Args:
+        config: of one picture.
         facts: of the run: device and precision, see `Models`.
     """
     precision = {"float32": "fp32", "bfloat16": "bf16"}[facts["precision"]]
@@ -94,7 +95,9 @@ def taken(
     """The config of a repeated run, and lines that say what else the picture holds.
 
     Args:
-        found: the envelope of `picture`, see `metadata.read`. overrides: `key.sub=value`, the user's own words.
+        found: the envelope of `picture`, see `metadata.read`.
+        picture: its path, for messages and for the resolved config beside it.
+        overrides: `key.sub=value`, the user's own words.
         trust: the user vouches for the picture: all of it is taken but `NEVER`. Its files are looked for where the
             resolved config beside it says, if that is of the same recipe, else in the current folder.
 

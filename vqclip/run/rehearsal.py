@@ -232,7 +232,11 @@ class Rehearsal:
 
 
 def tokens() -> str:
-    """Whether the tokenizer installed here gives the ids that it gave when these were written down."""
+    """A line that the tokenizer installed here gives the ids that it gave when these were written down.
+
+    Raises:
+        InputError: it gives others.
+    """
     for text, ids in TOKENS.items():
         found = clip.token_ids(text)
         if found != ids:

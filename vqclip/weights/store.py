@@ -99,6 +99,7 @@ def locate(entry: Entry, *, offline: bool = False, on_progress: Progress | None 
     Several processes may ask for the same file: one fetches, the others wait for it.
 
     Args:
+        entry: of the catalogue.
         offline: fetch nothing, as VQCLIP_OFFLINE=1 and HF_HUB_OFFLINE=1 do.
         on_progress: called with the bytes so far and in all.
         renew: fetch a damaged file of the store again, instead of refusing it.

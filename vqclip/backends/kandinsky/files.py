@@ -68,6 +68,7 @@ def find(model: str, part: Part, note: Callable[[str], None] = lambda _line: Non
         model: "kandinsky-2.2" for the published weights, a hub repository `owner/name[@revision]`, or a
             folder: one with prior/, decoder/ and inpaint/, one that holds the part itself, or a saved
             Combined pipeline, which has both halves.
+        part: which of the three.
         note: takes a line before something large is fetched. VQCLIP_OFFLINE and HF_HUB_OFFLINE forbid it.
 
     Raises:

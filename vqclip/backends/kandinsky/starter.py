@@ -95,7 +95,8 @@ class Starter:
         """The ready pipeline: a KandinskyV22PriorPipeline or a KandinskyV22Pipeline.
 
         Args:
-            dtype: of all its networks. device: where they are put.
+            dtype: of all its networks.
+            device: where they are put.
 
         Raises:
             WeightsError: weights that do not fit what their file says of them.

@@ -65,8 +65,9 @@ def open(path: str | Path, *, dtype: torch.dtype = torch.float32, layout: Layout
     one kept as safetensors in the store for the next time. Nothing is ever fetched.
 
     Args:
-        dtype: of all weights. layout: what a file must hold; None is Stable Diffusion 1.5. A folder
-            brings its own.
+        path: file or folder.
+        dtype: of all weights.
+        layout: what a file must hold; None is Stable Diffusion 1.5. A folder brings its own.
 
     Raises:
         WeightsError: missing, damaged, incomplete, or another model; one line. ResourceError: no memory
@@ -173,6 +174,7 @@ def _tokenizer(folder: Path, text: Mapping[str, Any]) -> Any:
     Without a vocabulary transformers makes one of two tokens and says nothing; without a limit it pads to 1e30.
 
     Args:
+        folder: holds vocab.json, merges.txt and their configuration.
         text: configuration of the text encoder.
     """
     import transformers
