@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 ERRORS = ("InputError", "WeightsError", "ResourceError")
 # "(B, 3, H, W)", "(N,)", "(4h, 4w)", "(..., C)", "(1, channels, H, W)", "(2B + names, E)": numbers, letters, words and
@@ -38,10 +38,23 @@ class Part:
 
 @dataclass(frozen=True)
 class Known:
-    """What holds beyond one file: functions that word an error, with its name, and the methods of all protocols."""
+    """What holds beyond one function: `makers` word an error (its name), `promised` are methods of protocols, `helpers`
+    the private functions of a file with the errors that come out of them."""
 
     makers: Mapping[str, str]
     promised: Collection[tuple[str, ...]]
+    helpers: Mapping[str, Collection[str]] = field(default_factory=dict)
+
+    def inside(self, tree: ast.Module) -> Known:
+        """The same with the helpers of a file, which may call each other."""
+        private = [node for node in ast.walk(tree) if isinstance(node, _FUNCTIONS) and _is_private(node.name)]
+        found, before = self, None
+        while found != before:
+            helpers: dict[str, set[str]] = {node.name: set() for node in private}
+            for node in private:
+                helpers[node.name] |= _raised(node, found)
+            before, found = found, replace(self, helpers=helpers)
+        return found
 
 
 def faults(sources: Mapping[str, str]) -> list[str]:
@@ -59,7 +72,7 @@ def faults(sources: Mapping[str, str]) -> list[str]:
         if node.returns is not None and ast.unparse(node.returns) == error
     }
     known = Known(makers, {method for tree in trees.values() for method in _promised(tree)})
-    return [f"{name}: {fault}" for name, tree in trees.items() for fault in _file(tree, known)]
+    return [f"{name}: {fault}" for name, tree in trees.items() for fault in _file(tree, known.inside(tree))]
 
 
 def _promised(tree: ast.Module) -> Iterator[tuple[str, ...]]:
@@ -69,6 +82,10 @@ def _promised(tree: ast.Module) -> Iterator[tuple[str, ...]]:
             for node in owner.body:
                 if isinstance(node, _FUNCTIONS) and ast.get_docstring(node):
                     yield _signature(node)
+
+
+def _is_private(name: str) -> bool:
+    return name.startswith("_") and name not in _CONSTRUCTORS
 
 
 def _signature(node: Function) -> tuple[str, ...]:
@@ -105,10 +122,11 @@ def _function(part: Part, known: Known) -> Iterator[str]:
     has_tensor = any(_has_tensor(each) for each in (node.returns, *(argument.annotation for argument in arguments)))
     if has_tensor and not gives_shape(part.words):
         yield f"{part.where}: no shape"
-    # A constructor's errors are the class's; those of a method stand at the method.
-    said = part.words if node.name in _CONSTRUCTORS else written or ""
-    for error in sorted(_raised(node, known.makers)) if not _is_command(node) else ():
-        if not re.search(rf"\b{error}\b", said):
+    # A constructor's errors are the class's, which may also say for all methods what its helpers raise.
+    alone = _raised(node, replace(known, helpers={}))
+    for error in sorted(_raised(node, known)) if not _is_command(node) else ():
+        of_class = error not in alone or node.name in _CONSTRUCTORS
+        if not re.search(rf"\b{error}\b", part.words if of_class else written or ""):
             yield f"{part.where}: raises {error} unsaid"
     section = _SECTION.search(written or "")
     for each in arguments:
@@ -141,15 +159,39 @@ def _has_tensor(annotation: ast.expr | None) -> bool:
     return annotation is not None and re.search(r"\bTensor\b", ast.unparse(annotation)) is not None
 
 
-def _raised(node: ast.AST, makers: Mapping[str, str]) -> set[str]:
-    """The errors that a body itself raises, by name or by a function that words one, not those of functions in it."""
+def _raised(node: ast.AST, known: Known) -> set[str]:
+    """The errors that come out of a body: by name, from a function that words one, from a helper; less those caught.
+
+    Functions inside it do not count.
+    """
     found: set[str] = set()
     for child in ast.iter_child_nodes(node):
-        if isinstance(child, (*_FUNCTIONS, ast.Lambda, ast.ClassDef)):
-            continue
-        if isinstance(child, ast.Raise) and child.exc is not None:
-            raised = child.exc.func if isinstance(child.exc, ast.Call) else child.exc
-            name = raised.attr if isinstance(raised, ast.Attribute) else ast.unparse(raised)
-            found |= {name} & set(ERRORS) | {makers[name] for name in {name} & makers.keys()}
-        found |= _raised(child, makers)
+        if isinstance(child, ast.Try):
+            tried = _raised(ast.Module(child.body, []), known)
+            found |= tried - _caught(child) | _raised(ast.Module([*child.orelse, *child.finalbody], []), known)
+            found |= {error for handler in child.handlers for error in _raised(handler, known)}
+        elif not isinstance(child, (*_FUNCTIONS, ast.Lambda, ast.ClassDef)):
+            found |= _of_node(child, known) | _raised(child, known)
     return found
+
+
+def _of_node(node: ast.AST, known: Known) -> set[str]:
+    if isinstance(node, ast.Raise) and node.exc is not None:
+        name = _name(node.exc.func if isinstance(node.exc, ast.Call) else node.exc)
+        return {name} & set(ERRORS) | {known.makers[name] for name in {name} & known.makers.keys()}
+    return set(known.helpers.get(_name(node.func), ())) if isinstance(node, ast.Call) else set()
+
+
+def _caught(node: ast.Try) -> set[str]:
+    """What its handlers name and do not raise again."""
+    return {
+        name
+        for handler in node.handlers
+        if handler.type is not None
+        if not any(isinstance(each, ast.Raise) and each.exc is None for each in handler.body)
+        for name in re.findall(r"\w+", ast.unparse(handler.type))
+    }
+
+
+def _name(node: ast.expr) -> str:
+    return node.attr if isinstance(node, ast.Attribute) else ast.unparse(node)

@@ -35,6 +35,30 @@ class View:
     def at(self, row: int) -> Tensor:
         """One of them."""
 
+class Facts:
+    """Values of a file; InputError says which of them is wrong."""
+
+    def text(self, key: str) -> str:
+        """A text."""
+        return self._get(key)
+
+    def texts(self) -> list[str]:
+        """All texts, as far as there are any."""
+        try:
+            return [_first(self)]
+        except (KeyError, WeightsError):
+            return []
+
+    def _get(self, key: str) -> str:
+        raise InputError(key)
+
+def _first(facts: Facts) -> str:
+    """One of them."""
+    return _second(facts)
+
+def _second(facts: Facts) -> str:
+    raise WeightsError("none")
+
 class Eye:
     """A tower of `weights`, a state dict; WeightsError for those of another model."""
 
@@ -111,6 +135,9 @@ def test_a_file_that_leaves_nothing_out_has_no_fault() -> None:
         ("sigma: in pixels.", "Sigma: in pixels.", "blur: Args leave out sigma"),
         ("        InputError: a sigma", "        ValueError: a sigma", "blur: raises InputError unsaid"),
         ("InputError for an unknown one", "nothing else", "find: raises InputError unsaid"),
+        ("; InputError says which of them is wrong", "", "Facts.text: raises InputError unsaid"),
+        ("(KeyError, WeightsError)", "KeyError", "Facts.texts: raises WeightsError unsaid"),
+        ("            return []", "            raise", "Facts.texts: raises WeightsError unsaid"),
         ("    def later():\n        raise", "    if name:\n        raise", "find: raises ResourceError unsaid"),
         ("@group.command\n", "", "compare: raises InputError unsaid"),
         ("def _own", "def own", "own: no docstring"),

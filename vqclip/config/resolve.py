@@ -73,7 +73,11 @@ def layer_of(config: Config, source: str = "") -> Layer:
 
 
 def over(layers: Sequence[Layer], overrides: Sequence[str]) -> Loaded:
-    """Apply `key.sub=value` overrides to layers that were read elsewhere; the paths in these stay as they are."""
+    """Apply `key.sub=value` overrides to layers that were read elsewhere; the paths in these stay as they are.
+
+    Raises:
+        InputError: as for `load`.
+    """
     merged, origins = _assemble([*layers, *_given(overrides)])
     return Loaded(merged, "", origins)
 

@@ -84,6 +84,7 @@ def find(entry: Entry) -> Path | None:
 
     Raises:
         WeightsError: the file in the store is damaged, or not the one pinned.
+        ResourceError: the pin cannot be written.
     """
     own = place(entry)
     if own.is_file():

@@ -117,7 +117,7 @@ def read_regions(
         limit: bytes that all storages together, and all tensors together, may take.
 
     Raises:
-        RefusedError: more than `limit`, or a source that ends early.
+        RefusedError: more than `limit`, or a source that ends early. ResourceError: no memory for it.
     """
     storages = dict.fromkeys(region.storage for region in regions.values())  # in the order of the file
     total = max(

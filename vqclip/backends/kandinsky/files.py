@@ -73,6 +73,7 @@ def find(model: str, part: Part, note: Callable[[str], None] = lambda _line: Non
 
     Raises:
         WeightsError: no such folder, something missing or of another model, or the hub does not give it.
+        ResourceError: no room for what is fetched.
     """
     given = Path(model).expanduser()
     if given.is_dir():
