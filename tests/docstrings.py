@@ -39,20 +39,22 @@ class Part:
 @dataclass(frozen=True)
 class Known:
     """What holds beyond one function: `makers` word an error (its name), `promised` are methods of protocols, `helpers`
-    the private functions of a file with the errors that come out of them."""
+    the functions of a file, by how it calls them, with the errors that come out of them."""
 
     makers: Mapping[str, str]
     promised: Collection[tuple[str, ...]]
     helpers: Mapping[str, Collection[str]] = field(default_factory=dict)
 
     def inside(self, tree: ast.Module) -> Known:
-        """The same with the helpers of a file, which may call each other."""
-        private = [node for node in ast.walk(tree) if isinstance(node, _FUNCTIONS) and _is_private(node.name)]
+        """The same with the functions of a file and its private methods, which may call each other."""
+        own = [(node.name, node) for node in tree.body if isinstance(node, _FUNCTIONS)]
+        methods = (node for owner in tree.body if isinstance(owner, ast.ClassDef) for node in owner.body)
+        own += [(f".{node.name}", node) for node in methods if isinstance(node, _FUNCTIONS) and _is_private(node.name)]
         found, before = self, None
         while found != before:
-            helpers: dict[str, set[str]] = {node.name: set() for node in private}
-            for node in private:
-                helpers[node.name] |= _raised(node, found)
+            helpers: dict[str, set[str]] = {name: set() for name, _ in own}
+            for name, node in own:
+                helpers[name] |= _raised(node, found)
             before, found = found, replace(self, helpers=helpers)
         return found
 
@@ -136,8 +138,8 @@ def _function(part: Part, known: Known) -> Iterator[str]:
 
 
 def _is_command(node: Function) -> bool:
-    """Whether click shows its docstring as help, where every error is an exit code."""
-    return any(re.search(r"\.command\b", ast.unparse(each)) for each in node.decorator_list)
+    """Whether its docstring is help for a command line, where every error is an exit code."""
+    return node.name == "main" or any(re.search(r"\.command\b", ast.unparse(each)) for each in node.decorator_list)
 
 
 def _arguments(node: Function) -> list[ast.arg]:
@@ -160,7 +162,7 @@ def _has_tensor(annotation: ast.expr | None) -> bool:
 
 
 def _raised(node: ast.AST, known: Known) -> set[str]:
-    """The errors that come out of a body: by name, from a function that words one, from a helper; less those caught.
+    """The errors that come out of a body: by name, from a function that words one, from a helper; not those caught.
 
     Functions inside it do not count.
     """
@@ -177,9 +179,9 @@ def _raised(node: ast.AST, known: Known) -> set[str]:
 
 def _of_node(node: ast.AST, known: Known) -> set[str]:
     if isinstance(node, ast.Raise) and node.exc is not None:
-        name = _name(node.exc.func if isinstance(node.exc, ast.Call) else node.exc)
+        name = _called(node.exc.func if isinstance(node.exc, ast.Call) else node.exc).removeprefix(".")
         return {name} & set(ERRORS) | {known.makers[name] for name in {name} & known.makers.keys()}
-    return set(known.helpers.get(_name(node.func), ())) if isinstance(node, ast.Call) else set()
+    return set(known.helpers.get(_called(node.func), ())) if isinstance(node, ast.Call) else set()
 
 
 def _caught(node: ast.Try) -> set[str]:
@@ -193,5 +195,6 @@ def _caught(node: ast.Try) -> set[str]:
     }
 
 
-def _name(node: ast.expr) -> str:
-    return node.attr if isinstance(node, ast.Attribute) else ast.unparse(node)
+def _called(node: ast.expr) -> str:
+    """As in the source: "find" of a function, ".find" of a method."""
+    return f".{node.attr}" if isinstance(node, ast.Attribute) else ast.unparse(node)

@@ -97,10 +97,18 @@ def find(name: str) -> None:
         raise
     raise unknown(name)
 
+def look_up(name: str) -> None:
+    """As `find`, with the same InputError."""
+    find(name)
+
 @group.command
 def compare() -> None:
     """Help that ends in exit codes."""
     raise InputError("two are compared")
+
+def main() -> None:
+    """Another command line."""
+    find("")
 
 def _own(image: Tensor) -> None:
     raise InputError("private")
@@ -138,6 +146,7 @@ def test_a_file_that_leaves_nothing_out_has_no_fault() -> None:
         ("; InputError says which of them is wrong", "", "Facts.text: raises InputError unsaid"),
         ("(KeyError, WeightsError)", "KeyError", "Facts.texts: raises WeightsError unsaid"),
         ("            return []", "            raise", "Facts.texts: raises WeightsError unsaid"),
+        ("with the same InputError", "likewise", "look_up: raises InputError unsaid"),
         ("    def later():\n        raise", "    if name:\n        raise", "find: raises ResourceError unsaid"),
         ("@group.command\n", "", "compare: raises InputError unsaid"),
         ("def _own", "def own", "own: no docstring"),

@@ -47,7 +47,11 @@ def write_export(path: Path, name: str, run: Run, figures: dict[str, float]) -> 
 
 
 def prepare(recipe: Recipe, ordered: Asked[Recipe]) -> Run:
-    """A fresh run on the cached drawings, with a borrowed text tower where the recipe names one."""
+    """A fresh run on the cached drawings, with a borrowed text tower where the recipe names one.
+
+    Raises:
+        InputError: no drawings, or a tower that is not there or knows other tokens.
+    """
     icons = load(recipe.styles, "concepts").only(recipe.names)
     bank = make_bank(icons, side=recipe.size * 5 // 4, variants=recipe.variants, seed=recipe.seed)
     known = find(ordered.out, "vocabulary.json", "python -m training.data")

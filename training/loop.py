@@ -69,7 +69,7 @@ def find(out: Path, name: str, maker: str) -> Path:
 
 
 def find_export(out: Path, name: str) -> Path:
-    """What another training exported; raises as `find`."""
+    """What another training exported; InputError without it."""
     return find(out, f"export/{name}.safetensors", f"the training of {name}")
 
 
@@ -123,7 +123,7 @@ def place(arguments: argparse.Namespace) -> tuple[torch.device, Path]:
 
 
 def asked(arguments: argparse.Namespace, name: str, recipe: T) -> Asked[T]:
-    """The options of `training_parser` for one recipe."""
+    """The options of `training_parser` for one recipe; InputError for a device that is not here."""
     device, out = place(arguments)
     given = {key: getattr(arguments, key) for key in ("seed", "minutes") if getattr(arguments, key) is not None}
     changed, restart = arguments.changed, arguments.restart

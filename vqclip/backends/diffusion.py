@@ -98,7 +98,7 @@ def updates(denoising: Denoising) -> int:
 
 
 def exact_strength(denoising: Denoising) -> float:
-    """A strength with which a pipeline's own int(steps * strength) gives `updates(denoising)`."""
+    """A strength with which a pipeline's own int(steps * strength) gives `updates(denoising)`; InputError as there."""
     return min(1.0, (updates(denoising) + 0.5) / denoising.steps)
 
 

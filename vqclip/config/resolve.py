@@ -63,7 +63,11 @@ def load(path: Path | None, overrides: Sequence[str] = (), *, prompted: bool = T
 
 
 def load_over(config: Config, overrides: Sequence[str], *, source: str) -> Loaded:
-    """Apply `key.sub=value` overrides to a complete config; `source` names where that came from."""
+    """Apply `key.sub=value` overrides to a complete config; `source` names where that came from.
+
+    Raises:
+        InputError: as for `load`.
+    """
     return over([layer_of(config, source)], overrides)
 
 

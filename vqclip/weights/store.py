@@ -66,7 +66,11 @@ def expected(entry: Entry) -> str | None:
 
 
 def status(entry: Entry) -> Status:
-    """What is here of an entry, at a glance: no file is read. `find` reads and checks."""
+    """What is here of an entry, at a glance: no weights are read. `find` reads and checks.
+
+    Raises:
+        WeightsError: the file with the pins is damaged.
+    """
     own = place(entry)
     if own.is_file():
         right = entry.size is None or own.stat().st_size == entry.size

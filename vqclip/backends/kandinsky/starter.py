@@ -136,14 +136,22 @@ def find_decoder(unet: str = UNET, movq: str = MOVQ) -> Starter:
 
 
 def open_prior(*, dtype: torch.dtype = torch.float32, device: torch.device = _CPU) -> Any:
-    """The KandinskyV22PriorPipeline of the starter files; see `Starter.open`."""
+    """The KandinskyV22PriorPipeline of the starter files, as `Starter.open`.
+
+    Raises:
+        WeightsError: as for `find_prior`.
+    """
     return find_prior().open(dtype=dtype, device=device)
 
 
 def open_decoder(
     *, dtype: torch.dtype = torch.float32, device: torch.device = _CPU, image_to_image: bool = False
 ) -> Any:
-    """The KandinskyV22Pipeline of the starter files, or with the same parts the KandinskyV22Img2ImgPipeline."""
+    """The KandinskyV22Pipeline of the starter files, or with the same parts the KandinskyV22Img2ImgPipeline.
+
+    Raises:
+        WeightsError: as for `find_decoder`.
+    """
     pipe = find_decoder().open(dtype=dtype, device=device)
     return as_image_to_image(pipe) if image_to_image else pipe
 
