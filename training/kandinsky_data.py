@@ -23,7 +23,7 @@ from training.captions import Meaning
 from training.checkpoint import write_whole
 from training.concepts import GUIDED
 from training.data import load
-from training.loop import answer, find_export, parser_of, place
+from training.loop import device_and_folder, find_export, parser_of, run_main
 from training.recipes import VIEWS
 from training.steps import draw_rows
 from training.views import Bank, make_bank, make_views
@@ -124,7 +124,7 @@ def main() -> None:
     parser = parser_of(__doc__, seed=VIEWS.seed)
     parser.add_argument("--views", type=int, default=VIEWS.coarse, help="pictures to draw")
     arguments = parser.parse_args()
-    device, out = place(arguments)
+    device, out = device_and_folder(arguments)
     icons = load(VIEWS.styles, "concepts").only(GUIDED)
     bank = make_bank(icons, side=SIDE, variants=VIEWS.variants, seed=arguments.seed).to(device)
     movq = load_movq(find_export(out, "kandinsky-movq")).to(device)
@@ -137,4 +137,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    answer(main)
+    run_main(main)

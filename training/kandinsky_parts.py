@@ -48,7 +48,7 @@ class FastSpatialNorm(SpatialNorm):
         return torch.addcmul(shift, plain, scale)
 
 
-def hasten(model: nn.Module) -> None:
+def use_fast_norms(model: nn.Module) -> None:
     """Exchanges the normalisations for their fast forms, in place; state dicts keep their keys."""
     for layer in model.modules():
         if isinstance(layer, SpatialNorm):
@@ -63,7 +63,7 @@ def make_movq(arguments: dict[str, Any], seed: int) -> VQModel:
     torch.manual_seed(seed)  # the layers draw from the global generator
     model = VQModel(**arguments)
     let_colours_through(model)
-    hasten(model)
+    use_fast_norms(model)
     return model
 
 

@@ -22,7 +22,7 @@ from training.checkpoint import Run as Common
 from training.export import export_run
 from training.kandinsky_data import Embeddings, fresh_embeddings, load_movq, load_views
 from training.kandinsky_reading import Reading, read, translate, whiten
-from training.loop import adam, answer, asked, find, find_export, learn, spend, training_parser
+from training.loop import adam, find, find_export, learn, options_of, run_main, train, training_parser
 from training.quality import save_pictures
 from training.recipes import UNET
 from training.recipes import Unet as Recipe
@@ -152,22 +152,22 @@ def write_export(path: Path, run: Run, figures: dict[str, float]) -> None:
 
 def main() -> None:
     """Trains the UNet on the views and the guide's embeddings of them, and exports it at every report."""
-    ordered = asked(training_parser(__doc__, UNET).parse_args(), "kandinsky-unet", UNET)
-    out, device = ordered.out, ordered.device
+    options = options_of(training_parser(__doc__, UNET).parse_args(), "kandinsky-unet", UNET)
+    out, device = options.out, options.device
     drawn = find(out, "kandinsky/views.safetensors", "python -m training.kandinsky_data").parent
     views, guide = load_views(drawn), find_export(out, "guide-rn")
-    run = start(ordered.recipe, views.latents, fresh_embeddings(drawn, views.small, guide, device), device)
-    ordered.go_on(run)
+    run = start(options.recipe, views.latents, fresh_embeddings(drawn, views.small, guide, device), device)
+    options.go_on(run)
     movq = load_movq(find_export(out, "kandinsky-movq")).to(device)
 
     def report() -> dict[str, float]:
         run.see(fresh_embeddings(drawn, views.small, guide, device))  # it may still be in training
-        figures = examine(run, movq, ordered.sheet(run.steps))
-        write_export(ordered.export, run, figures)
+        figures = examine(run, movq, options.sheet(run.steps))
+        write_export(options.export, run, figures)
         return figures
 
-    spend(run, ordered, update, report)
+    train(run, options, update, report)
 
 
 if __name__ == "__main__":
-    answer(main)
+    run_main(main)

@@ -124,12 +124,12 @@ class Batch:
     image: Tensor
     targets: Targets
     texts: Tensor
-    wishes: Tensor
+    chain_texts: Tensor
 
     @property
     def real(self) -> int:
         """B."""
-        return len(self.image) - len(self.wishes)
+        return len(self.image) - len(self.chain_texts)
 
 
 def draw_batch(run: Run) -> Batch:
@@ -148,9 +148,9 @@ def draw_batch(run: Run) -> Batch:
         if run.mirages is None:
             return Batch(image, targets, texts, texts[:0])
         forged = draw_views(run, run.forged, some) if len(run.forged) else None
-        chains, wishes = run.mirages.draw(some, image, truths, forged)
+        chains, goals = run.mirages.draw(some, image, truths, forged)
         chains = cloud(chains, recipe.crops, run.rng)
-        towards = encode_text(run.model, run.tokens(wishes).to(device))
+        towards = encode_text(run.model, run.tokens(goals).to(device))
     return Batch(torch.cat((image, chains)), targets, texts, towards)
 
 
@@ -179,9 +179,9 @@ def losses_of(run: Run, batch: Batch, delta: Tensor, *, last: bool) -> tuple[Ten
         similarity = (features[: batch.real] @ texts.T).float()
     logits = scale * similarity
     loss = picture_loss(logits, batch.targets) + run.recipe.text_weight * text_loss(logits, batch.targets)
-    if len(batch.wishes):
-        wishes = batch.wishes if last else batch.wishes.detach()
-        reached = (features[batch.real :].float() * wishes.float()).sum(1)
+    if len(batch.chain_texts):
+        chain_texts = batch.chain_texts if last else batch.chain_texts.detach()
+        reached = (features[batch.real :].float() * chain_texts.float()).sum(1)
         loss = loss + run.recipe.rejection * rejection(reached, similarity[:, : batch.real], scale)
     return loss, logits
 

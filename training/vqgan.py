@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from training.codebook import cluster, quantise, restart
 from training.data import load
 from training.discriminator import Critics
-from training.loop import answer, asked, find_export, learn, spend, training_parser
+from training.loop import find_export, learn, options_of, run_main, train, training_parser
 from training.quality import count_codes, measure, save_sheet
 from training.recipes import VQGAN, Autoencoder
 from training.scenes import Stock, compose, make_stock
@@ -109,29 +109,29 @@ def main() -> None:
     parser.add_argument("--adversarial", action="store_true", help="add a patch discriminator")
     parser.add_argument("--decoder", action="store_true", help="keep the latents: the decoder learns alone")
     arguments = parser.parse_args()
-    ordered = asked(arguments, "vqgan", VQGAN)
-    device, recipe = ordered.device, ordered.recipe
+    options = options_of(arguments, "vqgan", VQGAN)
+    device, recipe = options.device, options.recipe
     run = start(recipe, make_stock(load(recipe.styles, "train"), device))
     held_out = make_stock(load(recipe.styles, "held-out"), device)
     if arguments.perceptual or arguments.adversarial:
-        guide = find_export(ordered.out, "guide-rn") if arguments.perceptual else None
+        guide = find_export(options.out, "guide-rn") if arguments.perceptual else None
         run.critics = Critics(
             device, clip=guide, adversarial=arguments.adversarial, feature_share=recipe.feature_share,
             patch_share=recipe.patch_share, patch_rate=recipe.patch_rate,
         )  # fmt: skip
-    ordered.go_on(run)
+    options.go_on(run)
     if arguments.decoder:
         keep_latents(run)
 
     def report() -> dict[str, float]:
         figures = examine(run, held_out, pictures=32 if run.seconds < 60 * recipe.minutes else 128)
-        save_sheet(ordered.sheet(run.steps), run.average, held_out)
+        save_sheet(options.sheet(run.steps), run.average, held_out)
         if run.quantised:
-            write_export(ordered.export, run, figures)
+            write_export(options.export, run, figures)
         return figures
 
-    spend(run, ordered, update, report)
+    train(run, options, update, report)
 
 
 if __name__ == "__main__":
-    answer(main)
+    run_main(main)
