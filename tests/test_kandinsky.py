@@ -189,9 +189,9 @@ def test_frames_lead_from_the_first_guess_to_the_very_result(prior: Any, decoder
 
 def test_embeddings_are_remembered(prior: Any, decoder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
-    ask = kandinsky.ask
+    embed = kandinsky.embed
     monkeypatch.setattr(
-        kandinsky, "ask", lambda pipe, question, device: (calls.append(question), ask(pipe, question, device))[1]
+        kandinsky, "embed", lambda pipe, question, device: (calls.append(question), embed(pipe, question, device))[1]
     )
     made, memory = backend(prior, decoder), Memory(size=2)
     first, again = (made.generate(JOB, lambda _: None) for _ in range(2))

@@ -24,7 +24,7 @@ from training.kandinsky_data import Embeddings, fresh_embeddings, load_views
 from training.loop import adam, find, find_export, learn, options_of, run_main, train, training_parser
 from training.recipes import PRIOR
 from training.recipes import Prior as Recipe
-from vqclip.backends.kandinsky.eyes import TextEncoder, Tokenizer, text_encoder
+from vqclip.backends.kandinsky.encoders import TextEncoder, Tokenizer, text_encoder
 from vqclip.backends.kandinsky.starter import PRIOR_NOISE
 from vqclip.perceptors.clip import build, reading_of
 

@@ -58,7 +58,7 @@ def load(path: Path | None, overrides: Sequence[str] = (), *, prompted: bool = T
     if path is not None:
         text = read(path)
         files = _files(path, text, chain=())
-    config, origins = _assemble([*files, *_given(overrides)], prompted=prompted)
+    config, origins = _assemble([*files, *_from_overrides(overrides)], prompted=prompted)
     return Loaded(config, text, origins)
 
 
@@ -82,7 +82,7 @@ def over(layers: Sequence[Layer], overrides: Sequence[str]) -> Loaded:
     Raises:
         InputError: as for `load`.
     """
-    merged, origins = _assemble([*layers, *_given(overrides)])
+    merged, origins = _assemble([*layers, *_from_overrides(overrides)])
     return Loaded(merged, "", origins)
 
 
@@ -107,7 +107,7 @@ def from_mapping(values: Mapping[str, Any], source: str) -> Config:
     return config
 
 
-def _given(overrides: Sequence[str]) -> list[Layer]:
+def _from_overrides(overrides: Sequence[str]) -> list[Layer]:
     return [located(read_override(each), Path()) for each in overrides]
 
 

@@ -59,15 +59,15 @@ class Runtime:
 class Made:
     """A backend, the SHA-256 of its weights by role and the names of its models for people.
 
-    `readers` tell how the models that steer read a text. `eyes`: sketches, as of `weights.likeness`, of the CLIPs that
-    look at pictures or stand for them, by role.
+    `readers` tell how the models that steer read a text. `sketches` (see `weights.likeness`) are of the CLIPs that look
+    at pictures or stand for them, by role.
     """
 
     backend: Backend
     hashes: Mapping[str, str]
     models: tuple[str, ...]
     readers: tuple[Callable[[str], Reading], ...] = ()
-    eyes: Mapping[str, str] = field(default_factory=dict)
+    sketches: Mapping[str, str] = field(default_factory=dict)
 
 
 PACKAGES = (
@@ -97,7 +97,7 @@ class Models:
         """The judge of a job's prompts, None when the config names no judge."""
         if self.judge is None:
             return None
-        return judge_for(job, self.judge, self.judge_name, self_scored=self.self_scored, aside=self.note.aside())
+        return judge_for(job, self.judge, self.judge_name, self_scored=self.self_scored, muted=self.note.muted())
 
 
 class Once:
@@ -113,7 +113,7 @@ class Once:
             self._note(message)
 
     @contextmanager
-    def aside(self) -> Iterator[None]:
+    def muted(self) -> Iterator[None]:
         """Say nothing in this block: what is read are texts that nobody wrote."""
         self._silent = True
         try:
@@ -123,22 +123,25 @@ class Once:
 
 
 def judge_for(
-    job: Job, eye: Perceptor, name: str, *, self_scored: bool = False, aside: AbstractContextManager[None] | None = None
-) -> Judge:
-    """A judge of a job's prompts who looks with `eye`; includes that have no weight are not asked for.
+    job: Job, model: Perceptor, name: str, *, self_scored: bool = False,
+    muted: AbstractContextManager[None] | None = None,
+) -> Judge:  # fmt: skip
+    """A judge of a job's prompts that looks with `model`; includes that have no weight are not asked for.
 
-    `aside` is entered while texts are read that nobody wrote.
+    `muted` is entered while texts are read that nobody wrote.
     """
     include = [prompt.text for prompt in job.include if prompt.weight > 0] or [prompt.text for prompt in job.include]
     shares = [(COUNT + place) // len(include) for place in range(len(include))]  # COUNT in all
     return Judge(
-        eye,
+        model,
         name,
         include,
-        rivals=[rivals(eye.read(text).text, count=max(1, share)) for text, share in zip(include, shares, strict=True)],
+        rivals=[
+            rivals(model.read(text).text, count=max(1, share)) for text, share in zip(include, shares, strict=True)
+        ],
         exclude=[prompt.text for prompt in job.exclude],
         self_scored=self_scored,
-        aside=aside,
+        muted=muted,
     )
 
 
@@ -156,10 +159,10 @@ def open_judge(config: Config, note: Callable[[str], None]) -> tuple[Callable[[J
     file = load(locate(config.judge, "judge", note))
     note = note if isinstance(note, Once) else Once(note)
     runtime = Runtime(device, pick_dtype(config.precision, device), config.too_long, note)
-    eye = perceptor(config.judge, file, runtime)
+    model = perceptor(config.judge, file, runtime)
 
     def judge_of(job: Job) -> Judge:
-        judge = judge_for(job, eye, file.name, aside=note.aside())
+        judge = judge_for(job, model, file.name, muted=note.muted())
         for message in judge.notes:
             note(message)
         return judge
@@ -190,7 +193,7 @@ def load_models(config: Config, note: Callable[[str], None] = warnings.warn) -> 
         {
             "versions": {name: _version(name) for name in PACKAGES} | {"python": platform.python_version()},
             "weights": {**made.hashes} | ({"judge": judge_file.sha256} if judge_file else {}),
-            "eyes": {**made.eyes} | ({"judge": sketch(judge_file.state)} if judge_file else {}),
+            "eyes": {**made.sketches} | ({"judge": sketch(judge_file.state)} if judge_file else {}),
             "models": [*made.models, *([judge_file.name] if judge_file else [])],
             "device": str(device),
             "precision": str(dtype).removeprefix("torch."),
@@ -205,8 +208,8 @@ def load_models(config: Config, note: Callable[[str], None] = warnings.warn) -> 
 
 def _steered(judge: Weights, made: Made) -> bool:
     """Whether a judge is one of the CLIPs behind a backend, as this very file or saved again."""
-    eye = sketch(judge.state)
-    return judge.sha256 in made.hashes.values() or any(alike(eye, each) for each in made.eyes.values())
+    own = sketch(judge.state)
+    return judge.sha256 in made.hashes.values() or any(alike(own, each) for each in made.sketches.values())
 
 
 def _version(package: str) -> str:
@@ -236,8 +239,8 @@ def make(config: Config, runtime: Runtime, also: list[Path]) -> Made:
     last = finish(None)
     chain = Chain(made.backend, lambda image: finish(image).backend, last.backend, job_of(first).steps)
     hashes = {f"start {role}": digest for role, digest in made.hashes.items()} | dict(last.hashes)
-    readers, eyes = (*made.readers, *last.readers), {f"start {role}": eye for role, eye in made.eyes.items()}
-    return Made(chain, hashes, (*made.models, *last.models), readers, eyes | dict(last.eyes))
+    readers, sketches = (*made.readers, *last.readers), {f"start {role}": each for role, each in made.sketches.items()}
+    return Made(chain, hashes, (*made.models, *last.models), readers, sketches | dict(last.sketches))
 
 
 def job_of(config: Config) -> Job:
@@ -275,19 +278,19 @@ def _vqgan(config: Config, runtime: Runtime, also: list[Path]) -> Callable[[Tens
     unit = generator.unit if config.optimizer.unit == "codebook" else 1.0
     recipe = _recipe(config, denoised=denoise is not None, known=known, unit=unit)
     drawing = {"generator": made_by} | ({"denoiser": cleaned_by} if cleaned_by else {})
-    hashes, names, guides, eyes = {role: file.sha256 for role, file in drawing.items()}, [], [], {}
+    hashes, names, guides, sketches = {role: file.sha256 for role, file in drawing.items()}, [], [], {}
     for number, (guide, path) in enumerate(zip(config.guides, paths, strict=True)):
         file = load(path)  # one after the other: each is in memory twice until it is made
         guides.append(perceptor(guide.model, file, runtime))
         names.append(file.name)
-        hashes[f"guide {number}"], eyes[f"guide {number}"] = file.sha256, sketch(file.state)
+        hashes[f"guide {number}"], sketches[f"guide {number}"] = file.sha256, sketch(file.state)
     weights = [guide.weight for guide in config.guides]
     models = (*(file.name for file in drawing.values()), *names)
 
     def finish(image: Tensor | None) -> Made:
         started = recipe if image is None else replace(recipe, image=image)
         backend = VQGANBackend(generator, guides, weights, recipe=started, denoiser=denoise)
-        return Made(backend, hashes, models, tuple(guide.read for guide in guides), eyes)
+        return Made(backend, hashes, models, tuple(guide.read for guide in guides), sketches)
 
     return finish
 
@@ -354,7 +357,7 @@ def make_kandinsky(config: Config, runtime: Runtime, also: list[Path]) -> Callab
         "prior": section.prior, "inpaint": str(section.inpaint)
     }  # fmt: skip
     opened = {part: _open_part(source, part, runtime) for part, source in sources.items()}
-    (open_prior, prior_name, prior_hashes, read, eyes), (open_decoder, name, hashes, *_) = opened.values()
+    (open_prior, prior_name, prior_hashes, read, sketches), (open_decoder, name, hashes, *_) = opened.values()
     settings = Kandinsky(
         prior_steps=section.prior_steps,
         prior_guidance=section.prior_guidance,
@@ -378,7 +381,7 @@ def make_kandinsky(config: Config, runtime: Runtime, also: list[Path]) -> Callab
             prior_name=prior_name,
             memory=memory,
         )
-        return Made(backend, prior_hashes | hashes, (prior_name, name), (read,) if read else (), eyes)
+        return Made(backend, prior_hashes | hashes, (prior_name, name), (read,) if read else (), sketches)
 
     return finish
 
@@ -386,16 +389,16 @@ def make_kandinsky(config: Config, runtime: Runtime, also: list[Path]) -> Callab
 def _open_part(
     source: str, part: str, runtime: Runtime
 ) -> tuple[Callable[[], Any], str, dict[str, str], Read | None, dict[str, str]]:
-    """How to open the prior or the decoder (kept once opened), its name, SHA-256 and reader of starter files, eyes."""
+    """How to open the prior or the decoder (kept once opened), its name; SHA-256, reader of starter files; sketches."""
     if source == "starter":
         starter = kandinsky_starter.find_prior() if part == "prior" else kandinsky_starter.find_decoder()
-        known = starter.name, dict(starter.hashes), starter.read, dict(starter.eyes)
+        known = starter.name, dict(starter.hashes), starter.read, dict(starter.sketches)
         return cache(lambda: starter.open(dtype=runtime.dtype)), *known
     found = kandinsky_files.find(source, part, runtime.note)  # type: ignore[arg-type]  # one of its three parts
     check_files(kandinsky_files.weight_files(found), runtime.device, share=runtime.dtype.itemsize / 4)
     opener = kandinsky_files.open_prior if part == "prior" else kandinsky_files.open_decoder
-    eyes = {"image encoder": sketch_files(found.folder / f"{found.prefix}image_encoder")} if part == "prior" else {}
-    return cache(lambda: opener(found, dtype=runtime.dtype)), found.name, {}, None, eyes
+    sketches = {"image encoder": sketch_files(found.folder / f"{found.prefix}image_encoder")} if part == "prior" else {}
+    return cache(lambda: opener(found, dtype=runtime.dtype)), found.name, {}, None, sketches
 
 
 def make_stable_diffusion(config: Config, runtime: Runtime, also: list[Path]) -> Callable[[Tensor | None], Made]:

@@ -28,7 +28,7 @@ from vqclip.report.page import write_run_page
 from vqclip.run import exact, recipe
 from vqclip.run.assemble import Models, job_of, load_models
 from vqclip.run.forecasts import forecasts
-from vqclip.run.inputs import check_place, folder_names, placed
+from vqclip.run.inputs import check_outputs, folder_names, with_origins
 from vqclip.run.memory import forget_peak, held
 from vqclip.run.progress import Progress
 
@@ -51,7 +51,7 @@ def run(loaded: Loaded, progress: Progress, models: Models | None = None) -> lis
     """
     models = models or open_run(loaded, progress)
     pictures = singles(loaded.config)
-    with placed(loaded.origins):
+    with with_origins(loaded.origins):
         for single in pictures:
             models.backend.check(job_of(single))
     for forecast in forecasts(models, job_of(pictures[0])) if pictures[0].preflight else ():  # the others are as large
@@ -62,8 +62,8 @@ def run(loaded: Loaded, progress: Progress, models: Models | None = None) -> lis
     with stop_on_signal() as stop:
         for number, single in enumerate(pictures, start=1):
             text = loaded.text or configs.to_yaml(loaded.config)
-            place = (number, len(pictures))
-            results.append(make_picture(single, text, models, progress, stop=stop, number=place))
+            folder = (number, len(pictures))
+            results.append(make_picture(single, text, models, progress, stop=stop, number=folder))
     return results
 
 
@@ -71,8 +71,8 @@ def open_run(loaded: Loaded, progress: Progress) -> Models:
     """The models of a run; before that, what has no effect is said, and what cannot be is refused with key and line."""
     for line in notices(loaded.origins, [loaded.config]):
         progress.note(line)
-    with placed(loaded.origins):
-        check_place(loaded.config)
+    with with_origins(loaded.origins):
+        check_outputs(loaded.config)
         return load_models(loaded.config, progress.note)
 
 
@@ -101,12 +101,12 @@ def make_picture(
     job, digest = job_of(single), configs.digest(single)
     for notice in models.notices(job):
         models.note(notice)
-    place = folders.claim(Path(single.outputs), name=single.name, slug_from=job.title, digest=digest)
-    folders.write_text(place / "config.yaml", text)
-    folders.write_text(place / "config.resolved.yaml", configs.to_yaml(single))
-    progress.begin(job, place, number[1], number[0])
-    result = _record(single, job, models, place=place, progress=progress, stop=stop, shared=shared)
-    write_run_page(place)
+    folder = folders.claim(Path(single.outputs), name=single.name, slug_from=job.title, digest=digest)
+    folders.write_text(folder / "config.yaml", text)
+    folders.write_text(folder / "config.resolved.yaml", configs.to_yaml(single))
+    progress.begin(job, folder, number[1], number[0])
+    result = _record(single, job, models, folder=folder, progress=progress, stop=stop, shared=shared)
+    write_run_page(folder)
     progress.end(result)
     return result
 
@@ -146,13 +146,13 @@ def rerun(picture: Path, overrides: Sequence[str], progress: Progress, *, trust:
         picture: a PNG, or a film, that carries its recipe.
         overrides: `key.sub=value`, the user's own words.
         progress: is shown every step.
-        trust: take paths and other people's models from the picture too, see `recipe.taken`.
+        trust: take paths and other people's models from the picture too, see `recipe.from_metadata`.
 
     Raises:
         InputError: no readable picture, metadata that is not a valid config, or one that asks for too much.
     """
     found = metadata.read(picture)
-    loaded, lines = recipe.taken(found, picture, overrides, trust=trust)
+    loaded, lines = recipe.from_metadata(found, picture, overrides, trust=trust)
     for line in lines:
         progress.note(line)
     models = open_run(loaded, progress)
@@ -169,14 +169,14 @@ def rerun(picture: Path, overrides: Sequence[str], progress: Progress, *, trust:
 
 
 def _record(
-    config: Config, job: Job, models: Models, *, place: Path, progress: Progress, stop: threading.Event, shared: bool
+    config: Config, job: Job, models: Models, *, folder: Path, progress: Progress, stop: threading.Event, shared: bool
 ) -> Result:
     """One picture: the backend works, the recorder writes, the judge looks."""
     judge = models.judge_of(job)
     shown = config.video
     facts = {**models.facts, "config": configs.to_mapping(config), "seed": job.seed, "notices": models.notices(job)}
     recorder = Recorder(
-        place,
+        folder,
         job,
         plan=_film(config, job),
         formats=shown.formats,
@@ -187,7 +187,7 @@ def _record(
         facts=facts,
         scale=shown.scale,
     )
-    recorder.told |= {"config": recipe.told(config, facts), "machine": exact.machine(facts)}
+    recorder.recipe |= {"config": recipe.to_metadata(config, facts), "machine": exact.machine(facts)}
     recorder.warnings += judge.notes if judge else ()
 
     def on_step(step: Step) -> None:
@@ -195,21 +195,21 @@ def _record(
             recorder.opening(step)
             if stop.is_set():
                 recorder.warnings.append(f"stopped at step {step.index} of {step.total} of the start picture")
-                raise Interrupted(place)
+                raise Interrupted(folder)
             return
         terms = recorder.step(step)
         if terms is not None and not math.isfinite(sum(terms.values())):
             raise InputError(f"the loss is not a number at step {step.index}; a lower optimizer.lr may help")
         progress.step(step, terms)
         if stop.is_set():
-            raise Interrupted(place)
+            raise Interrupted(folder)
 
     device = torch.device(models.facts["device"])
     its_own = forget_peak(device) and not (shared and device.type == "cpu")
     with recorder, exact.deterministic() as undetermined:
         result = models.backend.generate(job, on_step)
         peak = held(device)[1] if its_own else None
-        result = replace(result, folder=place, verdict=judge.judge(result.image) if judge else None)
+        result = replace(result, folder=folder, verdict=judge.judge(result.image) if judge else None)
         recorder.warnings += exact.warning(undetermined)
         recorder.finish(result, facts={**result.facts, "peak_memory_bytes": peak, "changed": _changed(config)})
     return result

@@ -174,7 +174,8 @@ class _Work:
         """Show every guide the first `count` crops of a grey picture and take the gradient back to it."""
         canvas = torch.full((1, 3, self._size[1], self._size[0]), 0.5, device=self.device, requires_grad=True)
         part = range(count)
-        embeds = [eye.embed_image(self._cropper.cut(canvas, self._plan, part, size=eye.size)) for eye in self._guides]
+        cut = partial(self._cropper.cut, canvas, self._plan, part)
+        embeds = [guide.embed_image(cut(size=guide.size)) for guide in self._guides]
         turn()
         torch.stack([embed.sum() for embed in embeds]).sum().backward()
 

@@ -46,7 +46,7 @@ def home() -> Path:
     return Path(given).expanduser() if given else platformdirs.user_cache_path("vqclip", appauthor=False)
 
 
-def place(entry: Entry) -> Path:
+def path_of(entry: Entry) -> Path:
     """Where the store keeps the file of an entry, whether it is there or not."""
     return home() / "weights" / entry.file
 
@@ -71,7 +71,7 @@ def status(entry: Entry) -> Status:
     Raises:
         WeightsError: the file with the pins is damaged.
     """
-    own = place(entry)
+    own = path_of(entry)
     if own.is_file():
         right = entry.size is None or own.stat().st_size == entry.size
         return Status("here" if right else "damaged", own)
@@ -90,7 +90,7 @@ def find(entry: Entry) -> Path | None:
         WeightsError: the file in the store is damaged, or not the one pinned.
         ResourceError: the pin cannot be written.
     """
-    own = place(entry)
+    own = path_of(entry)
     if own.is_file():
         _check(entry, own)
         return own
@@ -115,7 +115,7 @@ def locate(entry: Entry, *, offline: bool = False, on_progress: Progress | None 
     found = _find_or_renew(entry, renew=renew)
     if found:
         return found
-    own = place(entry)
+    own = path_of(entry)
     if offline or is_offline():
         raise WeightsError(
             f"{entry.name}: not on this machine, and offline; run `vqclip models get {entry.name}` with a "

@@ -210,7 +210,7 @@ def _from_folder(path: Path, dtype: torch.dtype) -> Models:
     parts: dict[str, Any] = {}
     for (part, file), kind in zip(files.items(), kinds, strict=True):
         with _one_line(part):
-            network, told = kind.from_pretrained(
+            network, info = kind.from_pretrained(
                 str(path / part),
                 dtype=dtype,
                 variant="fp16" if ".fp16." in file.name else None,
@@ -218,7 +218,7 @@ def _from_folder(path: Path, dtype: torch.dtype) -> Models:
                 use_safetensors=True,
                 output_loading_info=True,
             )
-            lacking = sorted(map(str, [*told["missing_keys"], *told["mismatched_keys"]]))
+            lacking = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
             if lacking:
                 raise WeightsError(f"has no fitting tensor for {lacking[0]}; {_GET_FOLDER}")
             if (broken := damaged(network.state_dict().items())) is not None:
