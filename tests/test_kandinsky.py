@@ -14,7 +14,7 @@ from tiny_kandinsky import silent, tiny_decoder, tiny_inpainter, tiny_prior, tin
 from vqclip import images
 from vqclip.backends.diffusion import Denoising
 from vqclip.backends.kandinsky import backend as kandinsky
-from vqclip.backends.kandinsky.backend import KandinskyBackend, _Place, _Worker
+from vqclip.backends.kandinsky.backend import KandinskyBackend, _Placement, _Worker
 from vqclip.backends.kandinsky.prior import Kandinsky, Memory, check_texts, question
 from vqclip.job import InputError, Job, Prompt, Step, WeightsError
 
@@ -392,7 +392,7 @@ def test_backends_that_share_networks_do_not_mind_each_other() -> None:
 
 def test_offloaded_models_work_and_rest_without_hooks(prior: Any) -> None:
     """accelerate's own hooks, with the CPU in the part of the GPU."""
-    place = _Place(torch.device("cpu:0"), torch.float32, offload=True, idle="park")
+    place = _Placement(torch.device("cpu:0"), torch.float32, offload=True, idle="park")
     worker = _Worker(tiny_prior, place)
     pipe = worker.ready()
     assert hasattr(pipe.text_encoder, "_hf_hook")

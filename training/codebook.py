@@ -74,12 +74,12 @@ class Usage:
         self.decay = decay
 
     def note(self, codes: Tensor) -> None:
-        """Adds the choices of one step."""
+        """Adds the choices (B, h, w) of one step."""
         seen = torch.bincount(codes.flatten(), minlength=len(self.counts)).float()
         self.counts.lerp_(seen * (len(seen) / codes.numel()), 1 - self.decay)
 
     def dead(self) -> Tensor:
-        """Indices of the rows that hardly anything chooses."""
+        """Indices (M,) of the M rows that are chosen less often than the share `_DEAD` of the mean row."""
         return (self.counts < _DEAD).nonzero()[:, 0]
 
 

@@ -54,7 +54,7 @@ class Run(Common[Recipe, UNet2DConditionModel]):
             self.reading = translate(embeddings, self.form)
 
     def kept(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The form and the map into it."""
+        """The form (N, E) and the map into it."""
         tensors = {"form": self.form, "matrix": self.reading.matrix, "offset": self.reading.offset}
         return tensors, {"guide": self.reading.guide}
 

@@ -133,7 +133,7 @@ class Watch:
 
     @property
     def pred(self) -> Tensor | None:
-        """The newest prediction; computed when asked for, since most steps are not shown."""
+        """The newest prediction (B, C, h, w); computed when asked for, since most steps are not shown."""
         return None if self._newest is None else self._newest()
 
     def __enter__(self) -> Self:

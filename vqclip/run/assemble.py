@@ -174,6 +174,10 @@ def load_models(config: Config, note: Callable[[str], None] = warnings.warn) -> 
     """Load the models that a config names and put them on its device; `note` takes warnings, each once.
 
     What can be seen before is refused before, see `inputs.check`.
+
+    Raises:
+        InputError: a device or picture that is not here, settings at odds. WeightsError: weights that cannot be had or
+        used. ResourceError: no room for them.
     """
     note = note if isinstance(note, Once) else Once(note)
     check(config, note)
@@ -431,7 +435,7 @@ def make_stable_diffusion(config: Config, runtime: Runtime, also: list[Path]) ->
 
 
 def picture(path: str, size: tuple[int, int]) -> Tensor:
-    """A picture file as (1, 3, H, W) in [0, 1], filling `size` = (width, height)."""
+    """A picture file as (1, 3, H, W) in [0, 1], filling `size` = (width, height); InputError as `images.read`."""
     return images.from_pil(images.fit(images.read(Path(path)), size))
 
 
@@ -453,7 +457,11 @@ def _denoising(config: Config, section: Any, image: Tensor | None) -> Denoising:
 
 
 def perceptor(name: str, weights: Weights, runtime: Runtime) -> Perceptor:
-    """The CLIP of a loaded file, of openai's family or open_clip's; `name` is the config's value."""
+    """The CLIP of a loaded file, of openai's family or open_clip's; `name` is the config's value.
+
+    Raises:
+        WeightsError: a file of another kind. InputError: open_clip's package or tokenizer is not here.
+    """
     named = open_clip_name(name)
     if named is not None:
         net = open_clip.build(weights.state, model=named.model, tag=named.tag)
@@ -476,7 +484,11 @@ def perceptor(name: str, weights: Weights, runtime: Runtime) -> Perceptor:
 
 
 def locate(name: str, role: str, note: Callable[[str], None]) -> Path:
-    """The weight file that a config value names; what has to be fetched for it is noted at every tenth."""
+    """The weight file that a config value names; what has to be fetched for it is noted at every tenth.
+
+    Raises:
+        InputError, WeightsError, ResourceError: as `weights.load.find`.
+    """
 
     def fetched(done: int, total: int | None) -> None:
         if total:

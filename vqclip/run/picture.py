@@ -68,7 +68,11 @@ def run(loaded: Loaded, progress: Progress, models: Models | None = None) -> lis
 
 
 def open_run(loaded: Loaded, progress: Progress) -> Models:
-    """The models of a run; before that, what has no effect is said, and what cannot be is refused with key and line."""
+    """The models of a run; before that, what has no effect is said, and what cannot be is refused with key and line.
+
+    Raises:
+        InputError: an output folder that is taken, and as `load_models`. WeightsError, ResourceError: as that.
+    """
     for line in notices(loaded.origins, [loaded.config]):
         progress.note(line)
     with with_origins(loaded.origins):
@@ -97,6 +101,10 @@ def make_picture(
         number: which picture this is, from 1, and of how many.
         shared: the process also works for others, so that the memory which it holds says nothing of this picture;
             on CUDA it is counted by tensors, which does.
+
+    Raises:
+        InputError: what these models cannot draw. ResourceError: no room in memory or on the disk.
+        Interrupted: by `stop`, what was made so far saved.
     """
     job, digest = job_of(single), configs.digest(single)
     for notice in models.notices(job):
