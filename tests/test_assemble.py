@@ -63,7 +63,7 @@ def test_guide_and_judge_say_the_same_thing_once() -> None:
 def test_what_is_read_aside_is_not_told() -> None:
     said: list[str] = []
     note = assemble.Once(said.append)
-    with note.aside():
+    with note.muted():
         note("a rival is cut off")
     note("the prompt is cut off")
     note("the prompt is cut off")

@@ -13,7 +13,7 @@ from finished_runs import CONFIG, edit, flat, job, make_cell, make_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vqclip.compare.cells import KEPT, Cell, adopt, make_room, place, state, unfinished
+from vqclip.compare.cells import KEPT, Cell, adopt, folder_of, make_room, state, unfinished
 from vqclip.compare.finished import read_run
 from vqclip.job import InputError, Job, Prompt, ResourceError
 
@@ -30,14 +30,14 @@ JOBS = st.builds(
 
 def cell(root: Path, title: str = "apple", seed: int = 0, **more: Any) -> Cell:
     task = job(title, seed)
-    return Cell("vqgan", task, place(root, "vqgan", task), CONFIG, **more)
+    return Cell("vqgan", task, folder_of(root, "vqgan", task), CONFIG, **more)
 
 
 class TestPlace:
     @given(TEXTS, JOBS)
     @settings(max_examples=150)
     def test_any_text_gives_safe_names_below_the_root(self, variant: str, task: Job) -> None:
-        parts = place(ROOT, variant, task).relative_to(ROOT / "cells").parts
+        parts = folder_of(ROOT, variant, task).relative_to(ROOT / "cells").parts
         assert len(parts) == 2
         assert all(SAFE.fullmatch(part) for part in parts)
 
@@ -45,7 +45,7 @@ class TestPlace:
     @settings(max_examples=150)
     def test_different_cells_have_different_places(self, one: str, first: Job, other: str, second: Job) -> None:
         same = (one, first) == (other, second)
-        assert (place(ROOT, one, first) == place(ROOT, other, second)) == same
+        assert (folder_of(ROOT, one, first) == folder_of(ROOT, other, second)) == same
 
     @pytest.mark.parametrize(
         ("one", "other"),
@@ -56,7 +56,7 @@ class TestPlace:
         ],
     )  # fmt: skip
     def test_texts_that_look_alike(self, one: tuple[str, ...], other: tuple[str, ...]) -> None:
-        first, second = (place(ROOT, "v", Job(tuple(map(Prompt, texts)))) for texts in (one, other))
+        first, second = (folder_of(ROOT, "v", Job(tuple(map(Prompt, texts)))) for texts in (one, other))
         assert first != second
         assert str(first).casefold() != str(second).casefold()
 
@@ -66,18 +66,19 @@ class TestPlace:
             Job((Prompt("a", 2.0),)), Job((Prompt("a", 1.0, 0.5),)), Job((Prompt("a"),), seed=1),
             Job((Prompt("a"),), (Prompt("b"),)), Job((Prompt("a"),), (), (Prompt("b"),)),
         ]  # fmt: skip
-        assert len({place(ROOT, "v", each) for each in (plain, *others)}) == 6
+        assert len({folder_of(ROOT, "v", each) for each in (plain, *others)}) == 6
 
     def test_size_and_steps_belong_to_the_variant(self) -> None:
-        assert place(ROOT, "v", Job((Prompt("a"),))) == place(ROOT, "v", Job((Prompt("a"),), size=(8, 8), steps=7))
+        plain, other = Job((Prompt("a"),)), Job((Prompt("a"),), size=(8, 8), steps=7)
+        assert folder_of(ROOT, "v", plain) == folder_of(ROOT, "v", other)
 
     def test_the_name_can_be_read_and_never_changes(self) -> None:
-        found = place(ROOT, "stable-diffusion", job("A red apple, on white!", 3))
+        found = folder_of(ROOT, "stable-diffusion", job("A red apple, on white!", 3))
         assert found == Path("/r/cells/stable-diffusion/a-red-apple-on-white-f043ff0b87-s3")
 
     @pytest.mark.parametrize("variant", ["con", "nul", "com1", "CON", "..", "/", "a b", "vqgan.", "Vqgan"])
     def test_names_that_a_system_keeps_or_folds_get_a_hash(self, variant: str) -> None:
-        name = place(ROOT, variant, job()).parent.name
+        name = folder_of(ROOT, variant, job()).parent.name
         assert re.fullmatch(r"[a-z0-9-]+-[0-9a-f]{10}", name)
 
 
@@ -185,7 +186,7 @@ class TestAdopt:
         run = read_run(make_run(tmp_path / "elsewhere"))
         (run.folder / "progress.mp4").write_bytes(b"film")
         found = adopt(run, tmp_path / "root", "vqgan")
-        assert found.folder == place(tmp_path / "root", "vqgan", run.job)
+        assert found.folder == folder_of(tmp_path / "root", "vqgan", run.job)
         assert {path.name for path in found.folder.iterdir()} == {
             "final.png", "run.json", "metrics.jsonl", "progress.mp4",
         }  # fmt: skip
@@ -228,7 +229,7 @@ class TestAdopt:
     def test_nothing_is_renamed_or_written_behind_a_link(self, tmp_path: Path, which: str) -> None:
         run = read_run(make_run(tmp_path / "elsewhere"))
         root, mine = tmp_path / "root", tmp_path / "mine"
-        there = place(root, "vqgan", run.job).relative_to(root / which)
+        there = folder_of(root, "vqgan", run.job).relative_to(root / which)
         (mine / there).mkdir(parents=True)
         (root / which).parent.mkdir(parents=True, exist_ok=True)
         (root / which).symlink_to(mine)
@@ -249,4 +250,4 @@ class TestAdopt:
         monkeypatch.setattr("shutil.copyfileobj", full)
         with pytest.raises(ResourceError, match="No space left"):
             adopt(run, tmp_path / "root", "vqgan")
-        assert list(place(tmp_path / "root", "vqgan", run.job).parent.iterdir()) == []
+        assert list(folder_of(tmp_path / "root", "vqgan", run.job).parent.iterdir()) == []

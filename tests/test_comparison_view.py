@@ -50,14 +50,14 @@ def test_a_shot_tells_its_ranks_and_margins_or_why_there_are_none(tmp_path: Path
         cell(1, 0, 0, parts={}, unjudged="no verdict: the judge cannot read Tokyo", **nothing),
     ]
     first, second = look(tmp_path, cells=cells).sections[0].series[0].shots
-    assert first.told[:5] == [
+    assert first.numbers[:5] == [
         "rank 3 of 101", "thing 2 of 91", "colour 1 of 11", "margin +0.100", "exclude margin +0.250",
     ]  # fmt: skip
-    assert (second.told, second.unjudged) == (["2.50 s"], "no verdict: the judge cannot read Tokyo")
+    assert (second.numbers, second.unjudged) == (["2.50 s"], "no verdict: the judge cannot read Tokyo")
     for each in cells:  # as older versions wrote them
         del each["exclude_margin"], each["parts"], each["unjudged"]
     (old, _) = look(tmp_path / "old", cells=cells).sections[0].series[0].shots
-    assert old.told[:2] == ["rank 3 of 101", "margin +0.100"]
+    assert old.numbers[:2] == ["rank 3 of 101", "margin +0.100"]
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_runs_of_different_prompts_stand_side_by_side(tmp_path: Path) -> None:
     (section,) = found.sections
     (series,) = section.series
     assert names(found) == ["an apple, harmless", "a heart, harmless"]
-    assert [shot.told[-1] for shot in series.shots] == ["exclude yellow", "extras flat"]
+    assert [shot.numbers[-1] for shot in series.shots] == ["exclude yellow", "extras flat"]
     assert series.comparable
     assert "same prompt with the same seed" in found.why_undecided
 

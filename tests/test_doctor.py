@@ -230,11 +230,11 @@ def test_what_of_the_catalogue_is_here() -> None:
     assert doctor.cached() == f"here: none, {count} that `vqclip models get NAME` fetches"
     unsized, sized = catalogue.entry("imagenet_f16_1024"), catalogue.entry("ViT-B/32")
     for entry in (unsized, sized):
-        store.place(entry).parent.mkdir(parents=True, exist_ok=True)
-    store.place(unsized).write_bytes(b"weights")
-    store.place(sized).with_name(f"{sized.file}.part").write_bytes(b"half")
+        store.path_of(entry).parent.mkdir(parents=True, exist_ok=True)
+    store.path_of(unsized).write_bytes(b"weights")
+    store.path_of(sized).with_name(f"{sized.file}.part").write_bytes(b"half")
     assert doctor.cached().startswith("here: imagenet_f16_1024, begun: ViT-B/32, ")
-    store.place(sized).write_bytes(b"half")
+    store.path_of(sized).write_bytes(b"half")
     with pytest.raises(WeightsError, match="damaged: ViT-B/32; `vqclip models get ViT-B/32` fetches anew"):
         doctor.cached()
 

@@ -14,8 +14,8 @@ from vqclip.run.assemble import load_models
 
 
 def look(loaded: Loaded) -> None:
-    with inputs.placed(loaded.origins):
-        inputs.check_place(loaded.config)
+    with inputs.with_origins(loaded.origins):
+        inputs.check_outputs(loaded.config)
         inputs.check(loaded.config, lambda _: None)
 
 
@@ -91,8 +91,8 @@ def test_taken_names_are_refused_for_every_picture(tmp_path: Path) -> None:
     one, two = (["include=a", f"outputs={tmp_path}"], ["prompts=[a, b]", f"outputs={tmp_path}"])
     assert refusal(InputError, None, *one, "name=x").startswith(f"override: name: {tmp_path}/x exists; choose another")
     assert refusal(InputError, None, *two, "name=y").startswith(f"override: name: {tmp_path}/y-2 exists")
-    inputs.check_place(load(None, [*one, "name=y"]).config)
-    inputs.check_place(load(None, [*two, "name=x"]).config)
+    inputs.check_outputs(load(None, [*one, "name=y"]).config)
+    inputs.check_outputs(load(None, [*two, "name=x"]).config)
 
 
 def test_cropping_is_said_and_a_fitting_picture_is_not(config: Path, tmp_path: Path) -> None:
@@ -108,6 +108,6 @@ def test_cropping_is_said_and_a_fitting_picture_is_not(config: Path, tmp_path: P
 
 def test_errors_of_other_keys_and_defaults_stay_as_they_are() -> None:
     for message in ("size: wrong", "no key at all", "guide: x: y"):
-        with pytest.raises(InputError) as caught, inputs.placed({"size": "default", "steps": "f:3"}):
+        with pytest.raises(InputError) as caught, inputs.with_origins({"size": "default", "steps": "f:3"}):
             raise InputError(message)
         assert str(caught.value) == message

@@ -166,14 +166,14 @@ def test_rivals_are_read_aside_and_those_too_long_are_left_out() -> None:
     eye, inside = Colours(), []
 
     @contextmanager
-    def aside() -> Iterator[None]:
+    def muted() -> Iterator[None]:
         before = len(eye.asked)
         yield
         inside.extend(eye.asked[before:])
 
     eye.longest = 2
     asked = [{"thing": ["green", "a b white", "a blue"]}]
-    verdict = Judge(eye, "test", ["red"], exclude=["green"], rivals=asked, aside=aside()).judge(flat(1.0, 0.0, 0.0))
+    verdict = Judge(eye, "test", ["red"], exclude=["green"], rivals=asked, muted=muted()).judge(flat(1.0, 0.0, 0.0))
     assert verdict is not None
     assert verdict.among == 3
     assert inside == ["red", "green", "a blue"]

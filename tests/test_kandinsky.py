@@ -14,7 +14,7 @@ from tiny_kandinsky import silent, tiny_decoder, tiny_inpainter, tiny_prior, tin
 from vqclip import images
 from vqclip.backends.diffusion import Denoising
 from vqclip.backends.kandinsky import backend as kandinsky
-from vqclip.backends.kandinsky.backend import KandinskyBackend, _Place, _Worker
+from vqclip.backends.kandinsky.backend import KandinskyBackend, _Placement, _Worker
 from vqclip.backends.kandinsky.prior import Kandinsky, Memory, check_texts, question
 from vqclip.job import InputError, Job, Prompt, Step, WeightsError
 
@@ -189,9 +189,9 @@ def test_frames_lead_from_the_first_guess_to_the_very_result(prior: Any, decoder
 
 def test_embeddings_are_remembered(prior: Any, decoder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
-    ask = kandinsky.ask
+    embed = kandinsky.embed
     monkeypatch.setattr(
-        kandinsky, "ask", lambda pipe, question, device: (calls.append(question), ask(pipe, question, device))[1]
+        kandinsky, "embed", lambda pipe, question, device: (calls.append(question), embed(pipe, question, device))[1]
     )
     made, memory = backend(prior, decoder), Memory(size=2)
     first, again = (made.generate(JOB, lambda _: None) for _ in range(2))
@@ -392,7 +392,7 @@ def test_backends_that_share_networks_do_not_mind_each_other() -> None:
 
 def test_offloaded_models_work_and_rest_without_hooks(prior: Any) -> None:
     """accelerate's own hooks, with the CPU in the part of the GPU."""
-    place = _Place(torch.device("cpu:0"), torch.float32, offload=True, idle="park")
+    place = _Placement(torch.device("cpu:0"), torch.float32, offload=True, idle="park")
     worker = _Worker(tiny_prior, place)
     pipe = worker.ready()
     assert hasattr(pipe.text_encoder, "_hf_hook")

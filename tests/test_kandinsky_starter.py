@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vqclip.backends.kandinsky import starter
-from vqclip.backends.kandinsky.eyes import ImageEncoder, Tokenizer, image_processor, text_encoder
+from vqclip.backends.kandinsky.encoders import ImageEncoder, Tokenizer, image_processor, text_encoder
 from vqclip.job import InputError, Reading, WeightsError
 from vqclip.perceptors import clip
 from vqclip.weights import convert

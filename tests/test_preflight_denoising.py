@@ -80,19 +80,19 @@ def test_what_cannot_fit_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch,
     assert "\n" not in str(caught.value)
 
 
-def pieces(asked: list[tuple[int, int]], *, arriving: int = 0, place: Callable[[], object] = lambda: None) -> Pieces:
+def pieces(asked: list[tuple[int, int]], *, arriving: int = 0, move: Callable[[], object] = lambda: None) -> Pieces:
     def work(rows: int, columns: int) -> None:
         asked.append((rows, columns))
         torch.zeros(rows, columns)
 
-    return Pieces("it", CPU, (64, 96), 8, 8, 2, arriving, place, work, work)
+    return Pieces("it", CPU, (64, 96), 8, 8, 2, arriving, move, work, work)
 
 
 def test_weights_that_cannot_arrive_are_refused_before_they_do(monkeypatch: pytest.MonkeyPatch) -> None:
     give(monkeypatch, 1_000_000)
     placed: list[int] = []
     with pytest.raises(ResourceError, match="it at 768x512 needs about 2 MB, 1 MB are free"):
-        preflight_denoising(pieces([], arriving=2_000_000, place=lambda: placed.append(1)), steps=1)
+        preflight_denoising(pieces([], arriving=2_000_000, move=lambda: placed.append(1)), steps=1)
     assert placed == []
 
 

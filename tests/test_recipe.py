@@ -265,13 +265,13 @@ class TestTaken:
     def test_an_override_that_names_the_key_is_the_user_s_word(self, tmp_path: Path) -> None:
         asked = found(generator="x.ckpt", steps=5000, images=["y.png"])
         with pytest.raises(InputError, match=r"images\[0\]='y.png', generator='x.ckpt', steps=5000 \(at most 2000\)"):
-            recipes.taken(asked, Path("a.png"), [], trust=False)
+            recipes.from_metadata(asked, Path("a.png"), [], trust=False)
         with pytest.raises(InputError) as caught:
-            recipes.taken(asked, Path("a.png"), ["generator=starter", "steps=9000"], trust=False)
+            recipes.from_metadata(asked, Path("a.png"), ["generator=starter", "steps=9000"], trust=False)
         assert "generator" not in str(caught.value)
         assert "steps" not in str(caught.value)
         settings = ["generator=starter", "steps=9000", f"images={tmp_path / 'mine.png'}"]
-        loaded, _ = recipes.taken(asked, Path("a.png"), settings, trust=False)
+        loaded, _ = recipes.from_metadata(asked, Path("a.png"), settings, trust=False)
         assert (loaded.config.generator, loaded.config.steps) == ("starter", 9000)
         assert loaded.config.images[0].image == str(tmp_path / "mine.png")
 
@@ -279,12 +279,12 @@ class TestTaken:
         asked = found(generator="./my x.ckpt", guides=[{"model": "./g.pt", "weight": 2.0}], steps=5000)
         asked |= {"weights": {"generator": "ab" * 32, "guide 0": "cd" * 32}}
         with pytest.raises(InputError) as caught:
-            recipes.taken(asked, Path("a.png"), [], trust=False)
+            recipes.from_metadata(asked, Path("a.png"), [], trust=False)
         said = str(caught.value)
         assert "generator='./my x.ckpt' (SHA-256 abababababab...), guides[0]='./g.pt' (SHA-256 cdcdcdcdcdcd...)" in said
         assert "add --trust, or " in said
         settings = shlex.split(said.partition("what you agree to: ")[2])
-        loaded, _ = recipes.taken(asked, Path("a.png"), settings, trust=False)
+        loaded, _ = recipes.from_metadata(asked, Path("a.png"), settings, trust=False)
         assert loaded.config.generator == str(Path.cwd() / "my x.ckpt")
         assert [(guide.model, guide.weight) for guide in loaded.config.guides] == [(str(Path.cwd() / "g.pt"), 2.0)]
         assert loaded.config.steps == 5000
@@ -294,14 +294,14 @@ class TestTaken:
             **{"generator": "./x.ckpt", "steps": 5000, "outputs": "/elsewhere", "name": "made", "video.seconds": 3.0,
                "threads": 4096, "kandinsky.prior": "someone/prior", "backend": "vqgan"}
         )  # fmt: skip
-        loaded, lines = recipes.taken(asked, Path("a.png"), [], trust=True)
+        loaded, lines = recipes.from_metadata(asked, Path("a.png"), [], trust=True)
         config = loaded.config
         assert (config.outputs, config.name, config.threads) == ("outputs", None, cores.usable())
         assert (config.generator, config.steps) == (str(Path.cwd() / "x.ckpt"), 5000)
         assert (config.video.seconds, lines) == (3.0, [])
 
     def test_what_is_not_of_the_picture_is_said_with_its_value(self) -> None:
-        loaded, lines = recipes.taken(
+        loaded, lines = recipes.from_metadata(
             found(**{"video.seconds": 3.0, "video.formats": ["gif"], "score_every": 10}), Path("a.png"), [], trust=False
         )
         assert loaded.config.video == configs.Config().video
@@ -310,26 +310,26 @@ class TestTaken:
 
     def test_starter_and_catalogue_models_are_known(self) -> None:
         asked = found(generator="imagenet_f16_1024", guides=["ViT-B/32", "starter/guide-rn"], judge="starter")
-        loaded, _ = recipes.taken(asked, Path("a.png"), [], trust=False)
+        loaded, _ = recipes.from_metadata(asked, Path("a.png"), [], trust=False)
         assert loaded.config.generator == "imagenet_f16_1024"
 
     def test_an_unknown_key_names_the_version_that_wrote_it(self) -> None:
         asked = found(telescope=1) | {"versions": {"vqclip": "9.0"}}
         with pytest.raises(InputError, match=r"^a\.png: unknown key 'telescope'.*\(made by vqclip 9\.0\)$"):
-            recipes.taken(asked, Path("a.png"), [], trust=False)
+            recipes.from_metadata(asked, Path("a.png"), [], trust=False)
 
     def test_a_picture_beside_its_own_recipe_says_whole_paths_and_finds_them(self, tmp_path: Path) -> None:
         config = configs.from_mapping({"include": "apple", "generator": "/far/x.ckpt", "start": {
             "kind": "image", "image": "/far/photo.png"}}, source="test")  # fmt: skip
         (tmp_path / "config.resolved.yaml").write_text(configs.to_yaml(config))
-        asked = found() | {"config": recipes.told(config, FACTS)}
+        asked = found() | {"config": recipes.to_metadata(config, FACTS)}
         with pytest.raises(InputError) as caught:
-            recipes.taken(asked, tmp_path / "final.png", [], trust=False)
+            recipes.from_metadata(asked, tmp_path / "final.png", [], trust=False)
         assert str(caught.value).endswith(": generator=/far/x.ckpt start.image=/far/photo.png")
-        loaded, _ = recipes.taken(asked, tmp_path / "final.png", [], trust=True)
+        loaded, _ = recipes.from_metadata(asked, tmp_path / "final.png", [], trust=True)
         assert (loaded.config.generator, loaded.config.start.image) == ("/far/x.ckpt", "/far/photo.png")
         (tmp_path / "config.resolved.yaml").write_text(configs.to_yaml(config).replace("steps: 60", "steps: 61"))
-        loaded, _ = recipes.taken(asked, tmp_path / "final.png", [], trust=True)
+        loaded, _ = recipes.from_metadata(asked, tmp_path / "final.png", [], trust=True)
         assert loaded.config.generator == str(Path.cwd() / "x.ckpt")
 
 
@@ -346,7 +346,7 @@ class TestTold:
             }),
             source="test",
         )  # fmt: skip
-        said = recipes.told(config, FACTS)
+        said = recipes.to_metadata(config, FACTS)
         assert str(tmp_path.parent) not in json.dumps(said)
         assert not {"outputs", "name", "variants", "seeds"} & said.keys()
         assert (said["device"], said["precision"]) == ("cuda", "bf16")
@@ -357,7 +357,8 @@ class TestTold:
 
     def test_it_is_a_whole_config_without_trust(self) -> None:
         config = configs.from_mapping({"include": "apple", "steps": 7}, source="test")
-        again, lines = recipes.taken(found() | {"config": recipes.told(config, FACTS)}, Path("a.png"), [], trust=False)
+        carried = found() | {"config": recipes.to_metadata(config, FACTS)}
+        again, lines = recipes.from_metadata(carried, Path("a.png"), [], trust=False)
         assert (again.config.steps, again.config.precision, lines) == (7, "bf16", [])
         assert again.config.device == ("cuda" if device.is_here("cuda") else "auto")
 
@@ -390,7 +391,7 @@ def test_a_picture_of_the_first_schema_is_read(tmp_path: Path) -> None:
     info = PngInfo()
     info.add_itxt("vqclip", text)
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png", pnginfo=info)
-    loaded, _ = recipes.taken(metadata.read(tmp_path / "a.png"), tmp_path / "a.png", [], trust=False)
+    loaded, _ = recipes.from_metadata(metadata.read(tmp_path / "a.png"), tmp_path / "a.png", [], trust=False)
     assert loaded.config.include == (Prompt("a red apple"),)
 
 

@@ -175,7 +175,7 @@ def test_a_clip_that_cannot_be_fetched_stops_what_needs_it_and_no_more(
     assert bad(lines) == ["CLIP file", "CLIP shape", "CLIP captions", "steps"]
     assert said in lines["CLIP file"]
     assert lines["steps"].startswith(f"no not tried: there is no {CLIP}, see above")
-    assert not store.place(catalogue.entry(CLIP)).exists()
+    assert not store.path_of(catalogue.entry(CLIP)).exists()
 
 
 def test_offline_nothing_is_asked_for(
@@ -193,7 +193,7 @@ def test_offline_nothing_is_asked_for(
 def test_a_damaged_file_of_the_store_is_fetched_again(
     good: Files, monkeypatch: pytest.MonkeyPatch, server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    place = store.place(publish(monkeypatch, server, good)[VQGAN])
+    place = store.path_of(publish(monkeypatch, server, good)[VQGAN])
     place.parent.mkdir(parents=True)
     place.write_bytes(bytes(len(good[VQGAN])))
     lines = rehearse(capsys, code=0)

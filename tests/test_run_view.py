@@ -11,7 +11,7 @@ from report_folders import prompt, run_facts, write_run
 
 from vqclip.job import InputError
 from vqclip.report.evidence import Curves, Facts, Point
-from vqclip.report.run_view import RunView, asked, panels, view
+from vqclip.report.run_view import RunView, panels, prompt_rows, view
 
 
 def look(folder: Path, **changes: Any) -> RunView:
@@ -20,11 +20,11 @@ def look(folder: Path, **changes: Any) -> RunView:
 
 def test_a_run_tells_its_numbers(tmp_path: Path) -> None:
     found = look(tmp_path / "run", device="cpu", precision="float32", started="2026-11-21")
-    told = dict(found.told)
-    assert told["size"] == "32 \u00d7 32"
-    assert told["pace"] == "2.40 steps a second"
-    assert told["computed on"] == "cpu, float32"
-    assert told["seed"] == "7"
+    numbers = dict(found.numbers)
+    assert numbers["size"] == "32 \u00d7 32"
+    assert numbers["pace"] == "2.40 steps a second"
+    assert numbers["computed on"] == "cpu, float32"
+    assert numbers["seed"] == "7"
     assert found.picture is not None
     assert found.film is not None
     assert [frame.label for frame in found.frames] == ["0", "1", "3", "4", "5", "7", "8"]
@@ -32,8 +32,8 @@ def test_a_run_tells_its_numbers(tmp_path: Path) -> None:
 
 def test_a_run_that_stopped_early_says_how_far_it_came(tmp_path: Path) -> None:
     found = look(tmp_path / "run", status="interrupted", steps=4, verdict=None, peak_memory_bytes=2_000_000_000)
-    assert dict(found.told)["steps"] == "4 of 6"
-    assert dict(found.told)["peak memory"] == "2.00 GB"
+    assert dict(found.numbers)["steps"] == "4 of 6"
+    assert dict(found.numbers)["peak memory"] == "2.00 GB"
     assert found.state == "interrupted"
     assert found.verdict == []
 
@@ -56,12 +56,12 @@ def test_a_judge_that_cannot_read_says_so(tmp_path: Path) -> None:
 
 def test_prompts_come_with_weight_stop_and_loss() -> None:
     job = Facts({"include": [prompt("a")], "exclude": [prompt("b", 2.5, 1.2)], "extras": []}, "job")
-    rows = asked(job, Facts({"include: a": 0.5}, "terms"))
+    rows = prompt_rows(job, Facts({"include: a": 0.5}, "terms"))
     assert [(row.kind, row.text, row.weight, row.stop, row.loss) for row in rows] == [
         ("include", "a", "1", "", "0.500"),
         ("exclude", "b", "2.5", "1.2", "\u2013"),
     ]
-    assert [row.text for row in asked(Facts({"include": ["a", "b"]}, "prompts[0]"))] == ["a", "b"]
+    assert [row.text for row in prompt_rows(Facts({"include": ["a", "b"]}, "prompts[0]"))] == ["a", "b"]
 
 
 def test_scores_come_before_losses_and_a_single_loss_is_its_own_total() -> None:

@@ -13,7 +13,7 @@ from finished_runs import flat, job, make_run, verdict
 from PIL import Image
 
 from vqclip import images
-from vqclip.compare.cells import Cell, place
+from vqclip.compare.cells import Cell, folder_of
 from vqclip.compare.summary import summarise
 from vqclip.job import InputError
 from vqclip.report import sheet
@@ -28,7 +28,7 @@ def comparison(root: Path, titles: tuple[str, ...] = ("apple",), *, side: int = 
     for title in titles:
         for (variant, seed), colour in COLOURS.items():
             task = job(title, seed, side=side)
-            cells.append(Cell(variant, task, place(root, variant, task)))
+            cells.append(Cell(variant, task, folder_of(root, variant, task)))
             make_run(cells[-1].folder, task, image=flat(*colour, side=side), judged=verdict(3), **more)
     return summarise(cells, root=root, title="A comparison", created="now")
 

@@ -77,10 +77,10 @@ def test_offline_fetches_nothing_and_says_what_to_do(
         monkeypatch.setenv(switch, "1")
     with pytest.raises(WeightsError, match=r"offline; run `vqclip models get ViT-B/32`") as caught:
         store.locate(entry, offline=switch == "argument")
-    assert str(store.place(entry)) in str(caught.value)
+    assert str(store.path_of(entry)) in str(caught.value)
     assert server.requests == []
-    put(store.place(entry))
-    assert store.locate(entry, offline=switch == "argument") == store.place(entry)
+    put(store.path_of(entry))
+    assert store.locate(entry, offline=switch == "argument") == store.path_of(entry)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_a_hub_file_goes_by_its_name(place: Path) -> None:
 def test_a_wrong_file_of_another_program_is_passed_over(server: Server, place: Path, data: bytes) -> None:
     theirs = put(place / "user/.cache/clip/ViT-B-32.pt", data)
     entry = model(server.offers("/a", serve(DATA)))
-    assert store.locate(entry) == store.place(entry)
+    assert store.locate(entry) == store.path_of(entry)
     assert theirs.read_bytes() == data
 
 
@@ -146,7 +146,7 @@ def test_an_unknown_hash_is_looked_for_nowhere_else(place: Path) -> None:
 @pytest.mark.parametrize("data", [OTHER, DATA[:-1], b""], ids=["other bytes", "cut", "empty"])
 def test_a_damaged_file_is_refused_and_renewed_only_when_asked(server: Server, data: bytes) -> None:
     entry = model(server.offers("/a", serve(DATA)))
-    own = put(store.place(entry), data)
+    own = put(store.path_of(entry), data)
     for ask in (store.find, store.locate):
         with pytest.raises(WeightsError, match=r"SHA-256 is .* is expected; `vqclip models get ViT-B/32`") as caught:
             ask(entry)
@@ -159,7 +159,7 @@ def test_a_damaged_file_is_refused_and_renewed_only_when_asked(server: Server, d
 
 def test_a_good_file_is_not_renewed(server: Server) -> None:
     entry = model(server.offers("/a", serve(DATA)))
-    put(store.place(entry))
+    put(store.path_of(entry))
     store.locate(entry, renew=True)
     assert server.requests == []
 
@@ -181,8 +181,8 @@ def test_the_first_hash_is_pinned_and_demanded_after(server: Server, place: Path
 
 def test_a_file_put_there_by_hand_is_pinned(server: Server) -> None:
     entry = model(server.offers("/a", serve(DATA)), digest=None, size=None)
-    put(store.place(entry), OTHER)
-    assert store.locate(entry) == store.place(entry)
+    put(store.path_of(entry), OTHER)
+    assert store.locate(entry) == store.path_of(entry)
     assert store.expected(entry) == sha256(OTHER)
     assert server.requests == []
 
@@ -193,7 +193,7 @@ def test_damaged_pins_pin_nothing_anew(server: Server, text: str) -> None:
     put(store.home() / "pins.json", text.encode("latin-1"))
     with pytest.raises(WeightsError, match="pins.json: .*; delete it"):
         store.locate(entry)
-    assert not store.place(entry).exists()
+    assert not store.path_of(entry).exists()
 
 
 def test_the_catalogue_outranks_a_pin() -> None:
@@ -231,7 +231,7 @@ def test_processes_fetch_once_and_a_killed_one_is_gone_on_with(server: Server) -
     fork = multiprocessing.get_context("fork")  # a fresh interpreter would only import for longer
     killed, *others = [fork.Process(target=store.locate, args=(entry,)) for _ in range(3)]
     killed.start()
-    part = store.place(entry).with_name("ViT-B-32.pt.part")
+    part = store.path_of(entry).with_name("ViT-B-32.pt.part")
     deadline = time.monotonic() + 20
     while not (part.exists() and part.stat().st_size == at) and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -243,7 +243,7 @@ def test_processes_fetch_once_and_a_killed_one_is_gone_on_with(server: Server) -
     for each in (killed, *others):
         each.join(20)
     assert [each.exitcode for each in (killed, *others)] == [-signal.SIGKILL, 0, 0]
-    assert store.place(entry).read_bytes() == DATA
+    assert store.path_of(entry).read_bytes() == DATA
     assert not part.exists()
     assert len(server.requests) == 2
     assert server.sent == len(DATA)

@@ -16,7 +16,7 @@ from finished_runs import CONFIG, JUDGE, edit, flat, job, make_cell, make_run, v
 from torch import Tensor
 from torch.nn import functional as F
 
-from vqclip.compare.cells import Cell, adopt, place
+from vqclip.compare.cells import Cell, adopt, folder_of
 from vqclip.compare.summary import read_run, summarise, write_report
 from vqclip.compare.variants import group
 from vqclip.job import InputError, Job, Prompt, Reading
@@ -57,7 +57,7 @@ class Court:
 
 def cell(root: Path, variant: str = "a", title: str = "red", seed: int = 0, exclude: tuple[str, ...] = ()) -> Cell:
     task = job(title, seed, exclude=exclude)
-    return Cell(variant, task, place(root, variant, task), CONFIG | {"backend": variant})
+    return Cell(variant, task, folder_of(root, variant, task), CONFIG | {"backend": variant})
 
 
 def made(wanted: Cell, **more: Any) -> Cell:
@@ -255,7 +255,7 @@ class TestVerdicts:
             made(cell(tmp_path, "a"), judged=verdict(1), eyes={"guide 0": eye, "judge": eye}),
             made(cell(tmp_path, "b"), judged=verdict(1), eyes={"guide 0": other, "judge": eye}),
         ]
-        for more in ({}, {"judge_of": Court(), "judge_sha256": JUDGE, "judge_eye": eye}):
+        for more in ({}, {"judge_of": Court(), "judge_sha256": JUDGE, "judge_sketch": eye}):
             assert [each["self_scored"] for each in report(cells, tmp_path, **more)["variants"]] == [True, False]
 
     def test_a_judge_needs_its_hash(self, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from training.checkpoint import resume_run, save_run
 from training.clip import borrow_text, write_export
 from training.data import SIDE, Icons
 from training.recipes import GUIDE_STYLES, JUDGE_STYLES, RECIPES, Recipe, pace, strengthen
-from training.retrieval import Exam, sit_exam
+from training.retrieval import Exam, evaluate
 from training.sources import STYLES
 from training.steps import Run, draw_rows, start, update
 from training.views import Bank, Crops, make_bank
@@ -86,7 +86,7 @@ def test_it_learns_two_shapes_and_the_exam_sees_it(bank: Bank) -> None:
     picture = bank.pixels[bank.original].permute(0, 3, 1, 2).float() / 255
     image = torch.nn.functional.interpolate(picture[:, :3] + 1 - picture[:, 3:], (32, 32), mode="area")
     answers = torch.tensor([pupil.codes.names.index(name) for name in ("disc", "cross") * 2])
-    figures = sit_exam(Exam("seen", image, answers, pupil.codes.names), pupil.average, pupil.tokens, radius=0.5)
+    figures = evaluate(Exam("seen", image, answers, pupil.codes.names), pupil.average, pupil.tokens, radius=0.5)
     assert last < sum(first) / 5 - 0.5
     assert figures["seen_top1"] == 1.0
     assert figures["seen_attacked"] <= figures["seen_top1"]

@@ -125,7 +125,7 @@ def test_embeddings_are_made_again_only_for_another_guide(guide: Path, tmp_path:
 
 
 def test_embeddings_are_those_of_the_pipeline_s_image_encoder(guide: Path) -> None:
-    from vqclip.backends.kandinsky.eyes import ImageEncoder
+    from vqclip.backends.kandinsky.encoders import ImageEncoder
     from vqclip.perceptors.clip import build
 
     made = embed(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), guide, CPU)

@@ -16,7 +16,7 @@ from torch import nn
 
 from training import clip, denoiser, denoiser_data, kandinsky_data, kandinsky_prior, kandinsky_unet, loop, movq, vqgan
 from training.checkpoint import Run, save_run
-from training.loop import Asked, answer, asked, find, follow, parser_of, spend, training_parser
+from training.loop import Options, find, follow, options_of, parser_of, run_main, train, training_parser
 from training.recipes import RECIPES, TRAININGS, Training
 from vqclip.job import InputError
 
@@ -43,7 +43,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def test_the_clock_stops_in_time_saves_reports_and_logs(run: Run[Training, nn.Linear], tmp_path: Path) -> None:
     reports: list[int] = []
-    ordered = Asked("tiny", RECIPE, CPU, tmp_path)
+    options = Options("tiny", RECIPE, CPU, tmp_path)
 
     def slow(run: Run[Training, nn.Linear], progress: float) -> dict[str, float]:
         assert 0 <= progress < 1
@@ -51,11 +51,11 @@ def test_the_clock_stops_in_time_saves_reports_and_logs(run: Run[Training, nn.Li
         return {"loss": float(run.steps)}
 
     def report() -> dict[str, float]:
-        assert ordered.checkpoint.exists()  # saved before anything is measured
+        assert options.checkpoint.exists()  # saved before anything is measured
         reports.append(run.steps)
         return {"figure": 7.0}
 
-    spend(run, ordered, slow, report)
+    train(run, options, slow, report)
     lines = [json.loads(line) for line in (tmp_path / "logs" / "tiny.jsonl").read_text().splitlines()]
     assert reports == [3, 6]
     assert [line["loss"] for line in lines] == [2.0, 5.0]
@@ -72,7 +72,7 @@ def test_a_new_cosine_takes_the_time_that_is_left(run: Run[Training, nn.Linear],
         run.seconds, run.views = run.seconds + 30, run.views + 1
         return {"loss": 0.0}
 
-    spend(run, Asked("tiny", RECIPE, CPU, tmp_path), slow, dict)
+    train(run, Options("tiny", RECIPE, CPU, tmp_path), slow, dict)
     assert seen == pytest.approx([0.0, 0.5], abs=0.01)
 
 
@@ -115,22 +115,22 @@ def test_defaults_come_from_the_table_and_options_go_before_them(name: str, tmp_
     recipe = TRAININGS[name]
     parser = training_parser("", None if name in RECIPES else recipe)
     given = ["--minutes", "0.5", "--seed", "8", "--out", str(tmp_path), "--no-resume", "--device", "cpu"]
-    assert asked(parser.parse_args(["--device", "cpu"]), name, recipe).recipe == recipe
-    ordered = asked(parser.parse_args(given), name, recipe)
-    assert ordered.recipe == replace(recipe, minutes=0.5, seed=8)
-    assert (ordered.export, ordered.resume) == (tmp_path / "export" / f"{name}.safetensors", False)
+    assert options_of(parser.parse_args(["--device", "cpu"]), name, recipe).recipe == recipe
+    options = options_of(parser.parse_args(given), name, recipe)
+    assert options.recipe == replace(recipe, minutes=0.5, seed=8)
+    assert (options.export, options.resume) == (tmp_path / "export" / f"{name}.safetensors", False)
 
 
 def test_threads_are_set_and_wrong_values_are_said(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = parser_of("").parse_args(["--threads", "2", "--device", "cpu"])
-    assert loop.place(arguments)[0] == CPU
+    assert loop.device_and_folder(arguments)[0] == CPU
     assert torch.get_num_threads() == 2
     for wrong in (["--threads", "0"], ["--threads", "x"]):
         with pytest.raises(SystemExit) as ended:
             parser_of("").parse_args(wrong)
         assert ended.value.code == 2
     with pytest.raises(InputError, match="--device: nowhere"):
-        loop.place(argparse.Namespace(threads=1, device="nowhere", out=None))
+        loop.device_and_folder(argparse.Namespace(threads=1, device="nowhere", out=None))
 
 
 def test_files_of_earlier_commands_are_looked_for_in_both_places(tmp_path: Path, cache: Path) -> None:
@@ -147,7 +147,7 @@ def test_a_missing_file_is_one_line_and_exit_code_2(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["denoiser", "--out", str(tmp_path), "--device", "cpu"])
     with pytest.raises(SystemExit) as ended:
-        answer(denoiser.main)
+        run_main(denoiser.main)
     assert ended.value.code == 2
     said = capsys.readouterr().err
     assert said.startswith("training: error: ")
@@ -157,13 +157,13 @@ def test_a_missing_file_is_one_line_and_exit_code_2(
 
 def test_beginning_anew_and_a_new_cosine_are_as_asked(run: Run[Training, nn.Linear], tmp_path: Path) -> None:
     run.steps, run.seconds = 5, 70.0
-    ordered = Asked("tiny", RECIPE, CPU, tmp_path)
-    save_run(ordered.checkpoint, run)
+    options = Options("tiny", RECIPE, CPU, tmp_path)
+    save_run(options.checkpoint, run)
     model = nn.Linear(2, 2)
 
-    def again(**options: bool) -> Run[Training, nn.Linear]:
+    def again(**changes: bool) -> Run[Training, nn.Linear]:
         fresh = Run(RECIPE, model, torch.optim.SGD(model.parameters(), lr=1.0), CPU)
-        replace(ordered, **options).go_on(fresh)
+        replace(options, **changes).go_on(fresh)
         return fresh
 
     assert (again().steps, again().since) == (5, 0.0)

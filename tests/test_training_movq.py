@@ -18,7 +18,7 @@ from training import movq
 from training.checkpoint import resume_run, save_run
 from training.data import Icons
 from training.kandinsky_data import load_movq
-from training.kandinsky_parts import hasten, make_movq, shift_latents
+from training.kandinsky_parts import make_movq, shift_latents, use_fast_norms
 from training.movq import Run, examine, open_codebook, start, update, write_export
 from training.recipes import MOVQ
 from training.scenes import Stock, make_stock
@@ -57,7 +57,7 @@ def test_fast_normalisation_is_the_same_function() -> None:
     torch.manual_seed(0)
     plain = VQModel(**TINY)
     fast = copy.deepcopy(plain)
-    hasten(fast)
+    use_fast_norms(fast)
     with torch.no_grad():
         assert torch.allclose(plain(picture()).sample, fast(picture()).sample, atol=1e-4)
     assert plain.state_dict().keys() == fast.state_dict().keys()

@@ -54,11 +54,11 @@ class Run(Generic[R, M]):
         self.words = np.random.default_rng(self.recipe.seed)
 
     def kept(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Tensors and JSON values to be saved beside those that every run has."""
+        """A state dict and JSON values to be saved beside those that every run has."""
         return {}, {}
 
     def restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        """Puts back what `kept` gave. Called before the weights are loaded from `tensors`, which it may change."""
+        """Puts back what `kept` gave. Called before the weights are loaded from the state dict, which it may change."""
 
 
 def save_run(path: Path, run: Run[Any, Any]) -> None:
@@ -116,7 +116,7 @@ def compare(was: dict[str, Any], now: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def pack(model: nn.Module, optimizer: torch.optim.Optimizer, prefix: str = "") -> dict[str, Tensor]:
-    """Weights and the optimizer's moments of one network, by name."""
+    """Weights and the optimizer's moments of one network, as one state dict."""
     tensors = {f"{prefix}model.{name}": value for name, value in model.state_dict().items()}
     for name, parameter in model.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
@@ -125,7 +125,7 @@ def pack(model: nn.Module, optimizer: torch.optim.Optimizer, prefix: str = "") -
 
 
 def unpack(tensors: dict[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer, prefix: str = "") -> None:
-    """Puts the tensors of `pack` back; a missing or surplus weight is an error."""
+    """Puts the state dict of `pack` back; a missing or surplus weight is a RuntimeError."""
     model.load_state_dict(_under(f"{prefix}model.", tensors))
     names = {parameter: name for name, parameter in model.named_parameters()}
     order = [names[parameter] for group in optimizer.param_groups for parameter in group["params"]]
@@ -147,7 +147,8 @@ def write_whole(
 
     Args:
         path: of the file, replaced at once.
-        tensors: moved to the CPU. metadata: strings of its header.
+        tensors: a state dict, moved to the CPU.
+        metadata: strings of its header.
         before: where the file that was there until now is kept.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -172,7 +173,7 @@ def _flush(path: Path) -> None:
 
 
 def save(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-    """Writes named tensors and a JSON-able state to `path`, with their digest; the one before stays beside it."""
+    """Writes a state dict and a JSON-able state to `path`, with their digest; the one before stays beside it."""
     text = json.dumps(state)
     write_whole(path, tensors, {"state": text, "digest": _digest(tensors, text)}, before=previous(path))
 
@@ -183,7 +184,7 @@ def previous(path: Path) -> Path:
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """The tensors and the state of `save`: the last ones, or those before where the last file is missing or damaged.
+    """The state dict and the state of `save`: the last ones, or those before where the last file is missing or damaged.
 
     None where neither is there. A damaged file is put aside, so that the next `save` keeps the good one.
 

@@ -16,16 +16,16 @@ from safetensors import safe_open
 from training import pool
 from training.data import cache_folder, load
 from training.export import export_run
-from training.loop import Asked, answer, asked, find, find_export, spend, training_parser
+from training.loop import Options, find, find_export, options_of, run_main, train, training_parser
 from training.recipes import GUIDE_STYLES, RECIPES, Recipe
-from training.retrieval import make_exam, sit_exam
+from training.retrieval import evaluate, make_exam
 from training.steps import Run, start, update
 from training.views import make_bank
 from vqclip.job import InputError
 
 
 def borrow_text(run: Run, path: Path) -> None:
-    """Starts the text tower with that of an export, which must know the same tokens."""
+    """Starts the text tower with that of an export; InputError for one that knows other tokens."""
     with safe_open(path, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys() if not name.startswith("visual.")}  # noqa: SIM118
     if not torch.equal(tensors.pop("token_ids"), run.tokens.ids):
@@ -46,25 +46,30 @@ def write_export(path: Path, name: str, run: Run, figures: dict[str, float]) -> 
     )  # fmt: skip
 
 
-def prepare(recipe: Recipe, ordered: Asked[Recipe]) -> Run:
-    """A fresh run on the cached drawings, with a borrowed text tower where the recipe names one."""
+def prepare(recipe: Recipe, options: Options[Recipe]) -> Run:
+    """A fresh run on the cached drawings, with a borrowed text tower where the recipe names one.
+
+    Raises:
+        InputError: no drawings, or a tower that is not there or knows other tokens.
+    """
     icons = load(recipe.styles, "concepts").only(recipe.names)
     bank = make_bank(icons, side=recipe.size * 5 // 4, variants=recipe.variants, seed=recipe.seed)
-    known = find(ordered.out, "vocabulary.json", "python -m training.data")
-    run = start(recipe, bank, json.loads(known.read_text())["concepts"], ordered.device)
+    known = find(options.out, "vocabulary.json", "python -m training.data")
+    run = start(recipe, bank, json.loads(known.read_text())["concepts"], options.device)
     if recipe.text_from:
-        borrow_text(run, find_export(ordered.out, recipe.text_from))
+        borrow_text(run, find_export(options.out, recipe.text_from))
     return run
 
 
 def main() -> None:
+    """Trains the CLIP that the command line names and exports it at every report."""
     parser = training_parser(__doc__)
     parser.add_argument("name", choices=sorted(RECIPES))
     arguments = parser.parse_args()
-    ordered = asked(arguments, arguments.name, RECIPES[arguments.name])
-    recipe, name = ordered.recipe, ordered.name
-    run = prepare(recipe, ordered)
-    ordered.go_on(run)
+    options = options_of(arguments, arguments.name, RECIPES[arguments.name])
+    recipe, name = options.recipe, options.name
+    run = prepare(recipe, options)
+    options.go_on(run)
     pictures = cache_folder() / "forgeries" / f"{name}.safetensors"
     run.forged, run.redrawn = pool.read(pictures)
     exams = [make_exam("openmoji", ("openmoji",), run.codes.names, recipe.size)]
@@ -73,13 +78,13 @@ def main() -> None:
         exams.append(make_exam("unseen", unseen, run.codes.names, recipe.size))
 
     def report() -> dict[str, float]:
-        figures = {key: value for exam in exams for key, value in sit_exam(exam, run.average, run.tokens).items()}
+        figures = {key: value for exam in exams for key, value in evaluate(exam, run.average, run.tokens).items()}
         run.forged, run.redrawn = pool.read(pictures)
-        write_export(ordered.export, name, run, figures)
+        write_export(options.export, name, run, figures)
         return figures
 
-    spend(run, ordered, update, report)
+    train(run, options, update, report)
 
 
 if __name__ == "__main__":
-    answer(main)
+    run_main(main)

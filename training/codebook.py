@@ -30,7 +30,8 @@ def quantise(hidden: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Nearest rows with straight-through gradients, and the loss that draws rows and encoder together.
 
     Args:
-        hidden: (B, D, h, w) encoder output. codebook: (K, D) rows; float32 both.
+        hidden: (B, D, h, w) float32 encoder output.
+        codebook: (K, D) float32 rows.
 
     Returns:
         (B, D, h, w) rows; (B, h, w) int64 codes; the scalar |sg(z) - e|^2 + BETA |z - sg(e)|^2, a mean over elements.
@@ -48,6 +49,9 @@ def cluster(cells: Tensor, count: int, *, rounds: int, rng: torch.Generator) -> 
 
     Args:
         cells: (N, D) float32, N >= count.
+        count: of the clusters.
+        rounds: of assigning and averaging.
+        rng: CPU generator of the starts.
 
     Returns:
         (count, D) centres.
@@ -70,12 +74,12 @@ class Usage:
         self.decay = decay
 
     def note(self, codes: Tensor) -> None:
-        """Adds the choices of one step."""
+        """Adds the choices (B, h, w) of one step."""
         seen = torch.bincount(codes.flatten(), minlength=len(self.counts)).float()
         self.counts.lerp_(seen * (len(seen) / codes.numel()), 1 - self.decay)
 
     def dead(self) -> Tensor:
-        """Indices of the rows that hardly anything chooses."""
+        """Indices (M,) of the M rows that are chosen less often than the share `_DEAD` of the mean row."""
         return (self.counts < _DEAD).nonzero()[:, 0]
 
 
@@ -83,7 +87,7 @@ class Usage:
 def restart(
     usage: Usage, tables: list[Tensor], hidden: Tensor, optimizer: torch.optim.Optimizer, rng: torch.Generator
 ) -> int:
-    """Moves dead rows of every table (the trained one and its average) to random encoder outputs.
+    """Moves dead rows of every table (K, D), the trained one and its average, to random encoder outputs (B, D, h, w).
 
     The trained table is the first one; the moments of its moved rows are cleared.
 

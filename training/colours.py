@@ -38,7 +38,7 @@ def measure(rgba: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def name_colour(rgba: torch.Tensor, least: float = 0.5) -> list[str]:
-    """The colour word of each picture, "" where no colour fills at least that share of it."""
+    """The colour word of each of (N, H, W, 4) pictures as in `measure`, "" where none fills that share of it."""
     words, shares = measure(rgba)
     return [
         COLOURS[word] if share >= least else "" for word, share in zip(words.tolist(), shares.tolist(), strict=True)
@@ -76,6 +76,6 @@ def recolour(rgba: torch.Tensor, target: str) -> torch.Tensor:
 
 
 def tint(rgba: torch.Tensor, target: str, shade: int = 0) -> torch.Tensor:
-    """A one-colour drawing in another ink; only alpha carries its shape."""
+    """A one-colour drawing (..., 4) in [0, 1] in another ink; only alpha carries its shape."""
     ink = torch.tensor(SHADES[target][shade % len(SHADES[target])]) / 255
     return torch.cat((ink.expand(*rgba.shape[:-1], 3), rgba[..., 3:]), -1)

@@ -57,7 +57,10 @@ def picture_loss(logits: Tensor, targets: Targets) -> Tensor:
 
 
 def text_loss(logits: Tensor, targets: Targets) -> Tensor:
-    """Mean over the B captions of the cross-entropy of their own picture among those they do not fit."""
+    """Mean over the B captions of the cross-entropy of their own picture among those they do not fit; a scalar.
+
+    `logits` (B, T) as in `picture_loss`.
+    """
     count = len(logits)
     own = torch.eye(count, dtype=torch.bool, device=logits.device)
     allowed = targets.rivals[:, :count] | own
@@ -93,7 +96,9 @@ def attack(
 def climb(image: Tensor, delta: Tensor, gradient: Tensor, *, radius: float, step: float) -> Tensor:
     """The disturbance after one step of fixed length up the gradient, back inside the ball and the range [0, 1].
 
-    Where noise has left that range already, the disturbance does not lead farther out.
+    All (B, 3, H, W); `radius` and `step` are L2 lengths over a picture. Projected gradient ascent as in Madry et al.
+    2018, "Towards Deep Learning Models Resistant to Adversarial Attacks". Where noise has left that range already, the
+    disturbance does not lead farther out.
     """
     delta = delta + gradient * (step / _norms(gradient))
     delta = delta * (radius / _norms(delta)).clamp_max(1)

@@ -184,6 +184,7 @@ def _write_json(path: Path, value: Any) -> None:
 
 
 def parse() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--concepts", type=int, default=150, help="how many names the CLIP models learn")
     parser.add_argument("--processes", type=int, default=2)
@@ -191,6 +192,7 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> None:
+    """Builds the cache of drawings and says where it lies."""
     arguments = parse()
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)

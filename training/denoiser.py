@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from training.checkpoint import Run as Common
 from training.denoiser_data import Sketches, load_sketches, load_vqgan
 from training.export import export_run
-from training.loop import adam, answer, asked, find, learn, spend, training_parser
+from training.loop import adam, find, learn, options_of, run_main, train, training_parser
 from training.quality import save_pictures
 from training.recipes import DENOISER
 from training.recipes import Denoiser as Recipe
@@ -116,20 +116,21 @@ def write_export(path: Path, run: Run, vqgan: str, figures: dict[str, float]) ->
 
 
 def main() -> None:
-    ordered = asked(training_parser(__doc__, DENOISER).parse_args(), "denoiser", DENOISER)
+    """Trains the denoiser on the sketches of `denoiser_data` and exports it at every report."""
+    options = options_of(training_parser(__doc__, DENOISER).parse_args(), "denoiser", DENOISER)
     shipped = weights.STARTER / "vqgan.safetensors"
-    vqgan, digest = load_vqgan(shipped).to(ordered.device), latents_of(weights.load(shipped).state)
-    drawn = find(ordered.out, "denoiser/sketches.safetensors", "python -m training.denoiser_data")
-    run = start(ordered.recipe, load_sketches(drawn.parent), ordered.device)
-    ordered.go_on(run)
+    vqgan, digest = load_vqgan(shipped).to(options.device), latents_of(weights.load(shipped).state)
+    drawn = find(options.out, "denoiser/sketches.safetensors", "python -m training.denoiser_data")
+    run = start(options.recipe, load_sketches(drawn.parent), options.device)
+    options.go_on(run)
 
     def report() -> dict[str, float]:
-        figures = examine(run, vqgan, ordered.sheet(run.steps))
-        write_export(ordered.export, run, digest, figures)
+        figures = examine(run, vqgan, options.sheet(run.steps))
+        write_export(options.export, run, digest, figures)
         return figures
 
-    spend(run, ordered, update, report)
+    train(run, options, update, report)
 
 
 if __name__ == "__main__":
-    answer(main)
+    run_main(main)

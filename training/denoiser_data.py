@@ -15,7 +15,7 @@ from torch import Tensor
 from training.checkpoint import write_whole
 from training.concepts import GUIDED
 from training.data import load
-from training.loop import answer, parser_of, place
+from training.loop import device_and_folder, parser_of, run_main
 from training.recipes import SKETCHES
 from training.steps import draw_rows
 from training.views import Bank, make_bank, make_views
@@ -63,11 +63,12 @@ def load_sketches(folder: Path) -> Sketches:
 
 
 def main() -> None:
+    """Draws and encodes the pictures, of both sizes, and writes sketches.safetensors."""
     parser = parser_of(__doc__, seed=SKETCHES.seed)
     parser.add_argument("--coarse", type=int, default=SKETCHES.coarse, help=f"pictures of {SIDE} px")
     parser.add_argument("--fine", type=int, default=SKETCHES.fine, help=f"pictures of {2 * SIDE} px")
     arguments = parser.parse_args()
-    device, out = place(arguments)
+    device, out = device_and_folder(arguments)
     vqgan = load_vqgan(weights.STARTER / "vqgan.safetensors").to(device)
     icons = load(DRAWN, "concepts").only(GUIDED)
     tensors = {"codebook": vqgan.codebook.float()}
@@ -80,4 +81,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    answer(main)
+    run_main(main)

@@ -47,7 +47,10 @@ def list_features(tower: ModifiedResNet, image: Tensor) -> list[Tensor]:
 
 
 def feature_distance(tower: ModifiedResNet, image: Tensor, target: Tensor) -> Tensor:
-    """Scalar: squared distance of the features, summed over channels, mean over places and maps (after LPIPS)."""
+    """Squared distance of the features, summed over channels, mean over places and maps; a scalar.
+
+    Pictures (B, 3, H, W) in [0, 1]. After LPIPS (Zhang et al. 2018) with all channels weighted alike.
+    """
     with torch.no_grad():
         goals = list_features(tower, target)
     found = list_features(tower, image)
@@ -104,7 +107,7 @@ class Critics:
         return total
 
     def learn(self, out: Tensor, target: Tensor) -> None:
-        """One hinge step of the discriminator on a reconstruction and its original; nothing without one."""
+        """One hinge step of the discriminator on reconstructions and originals (B, 3, H, W); nothing without one."""
         if self.patches is None:
             return
         with torch.autocast(out.device.type, torch.bfloat16):
@@ -116,13 +119,13 @@ class Critics:
         self.lessons += 1
 
     def state(self) -> dict[str, Tensor]:
-        """What a checkpoint keeps of the discriminator."""
+        """What a checkpoint keeps of the discriminator, as a state dict."""
         if self.patches is None:
             return {}
         return pack(self.patches, self.optimizer, "patches.") | {"lessons": torch.tensor(self.lessons)}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Puts `state` back; does nothing where the checkpoint had no discriminator."""
+        """Puts the state dict of `state` back; does nothing where the checkpoint had no discriminator."""
         if self.patches is not None and "lessons" in tensors:
             unpack(tensors, self.patches, self.optimizer, "patches.")
             self.lessons = int(tensors["lessons"])

@@ -67,12 +67,14 @@ def export_run(
     """Writes the averaged weights of a run, with its time, place, counts, recipe and figures; raises as `export`.
 
     Args:
-        path, kind: as for `export`. run: whose recipe names the drawing sets.
+        path: as for `export`.
+        run: whose recipe names the drawing sets.
         figures: what was measured last.
+        kind: as for `export`.
         name: where it is not the kind.
-        tensors: where they are not the averaged weights as they are.
+        tensors: a state dict, where it is not the averaged weights as they are.
         architecture: constructor arguments, where they are not the recipe's `shape`.
-        said: what else is to be known of the training, such as the digest of what it was trained with.
+        **said: what else is to be known of the training, such as the digest of what it was trained with.
     """
     recipe = describe(run.recipe)
     shape = recipe.pop("shape", architecture)

@@ -23,7 +23,7 @@ from training.captions import Meaning
 from training.checkpoint import write_whole
 from training.concepts import GUIDED
 from training.data import load
-from training.loop import answer, find_export, parser_of, place
+from training.loop import device_and_folder, find_export, parser_of, run_main
 from training.recipes import VIEWS
 from training.steps import draw_rows
 from training.views import Bank, make_bank, make_views
@@ -91,7 +91,7 @@ def load_views(folder: Path) -> Views:
 
 @torch.no_grad()
 def embed(small: Tensor, guide: Path, device: torch.device) -> Embeddings:
-    """Image embeddings of small pictures by an exported guide, exactly as the pipeline's image encoder makes them."""
+    """What an exported guide sees in pictures (N, 3, 64, 64) uint8, just as the pipeline's image encoder has it."""
     state = load_file(guide)
     tower = build(state).visual.to(device)
     side = tower.input_resolution
@@ -106,7 +106,7 @@ def embed(small: Tensor, guide: Path, device: torch.device) -> Embeddings:
 
 
 def fresh_embeddings(folder: Path, small: Tensor, guide: Path, device: torch.device) -> Embeddings:
-    """The stored embeddings where they are those of this guide, else new ones, which are stored."""
+    """The stored embeddings of pictures (N, 3, 64, 64) uint8 where they are this guide's, else new ones, now stored."""
     path, wanted = folder / "embeddings.safetensors", digest_of(load_file(guide))
     if path.exists():
         with safe_open(path, "pt") as file:
@@ -120,10 +120,11 @@ def fresh_embeddings(folder: Path, small: Tensor, guide: Path, device: torch.dev
 
 
 def main() -> None:
+    """Draws the views, and embeds them by the exported guide."""
     parser = parser_of(__doc__, seed=VIEWS.seed)
     parser.add_argument("--views", type=int, default=VIEWS.coarse, help="pictures to draw")
     arguments = parser.parse_args()
-    device, out = place(arguments)
+    device, out = device_and_folder(arguments)
     icons = load(VIEWS.styles, "concepts").only(GUIDED)
     bank = make_bank(icons, side=SIDE, variants=VIEWS.variants, seed=arguments.seed).to(device)
     movq = load_movq(find_export(out, "kandinsky-movq")).to(device)
@@ -136,4 +137,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    answer(main)
+    run_main(main)

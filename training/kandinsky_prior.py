@@ -21,10 +21,10 @@ from training.captions import Meaning, leave_out, say
 from training.checkpoint import Run as Common
 from training.export import export_run
 from training.kandinsky_data import Embeddings, fresh_embeddings, load_views
-from training.loop import adam, answer, asked, find, find_export, learn, spend, training_parser
+from training.loop import adam, find, find_export, learn, options_of, run_main, train, training_parser
 from training.recipes import PRIOR
 from training.recipes import Prior as Recipe
-from vqclip.backends.kandinsky.eyes import TextEncoder, Tokenizer, text_encoder
+from vqclip.backends.kandinsky.encoders import TextEncoder, Tokenizer, text_encoder
 from vqclip.backends.kandinsky.starter import PRIOR_NOISE
 from vqclip.perceptors.clip import build, reading_of
 
@@ -47,13 +47,16 @@ class Reader:
 
 @dataclass
 class Run(Common[Recipe, PriorTransformer]):
-    """The prior's run."""
+    """The prior's run.
 
-    goals: Tensor  # (N, E) embeddings at mean 0 and deviation 1
+    `goals` are (N, E) embeddings at mean 0 and deviation 1, `alphas` (1000,) the noise schedule's cumulative products.
+    """
+
+    goals: Tensor
     truths: list[Meaning]
     reader: Reader
     guide: str
-    alphas: Tensor  # (1000,) cumulative, of the noise
+    alphas: Tensor
 
     def restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Mean and deviation stay those of this guide, which may have learned on."""
@@ -132,13 +135,13 @@ def examine(run: Run, count: int = 128) -> dict[str, float]:
     `named` is the share of guesses whose nearest training picture has the asked name; `colour` and `ground` likewise.
     """
     rows = np.random.default_rng(3).permutation(len(run.truths))[:count]
-    asked = [run.truths[row] for row in rows]
-    said = [say(Meaning(each.name, each.colour, each.background), np.random.default_rng(4)) for each in asked]
+    options_of = [run.truths[row] for row in rows]
+    said = [say(Meaning(each.name, each.colour, each.background), np.random.default_rng(4)) for each in options_of]
     guess = F.normalize(guess_embeddings(run, said, seed=2), dim=-1)
     pictures = F.normalize(run.average.post_process_latents(run.goals), dim=-1)
     near, place = (guess @ pictures.T).max(1)
     found = [run.truths[row] for row in place.tolist()]
-    pairs = list(zip(asked, found, strict=True))
+    pairs = list(zip(options_of, found, strict=True))
     share = {f: sum(getattr(a, f) == getattr(b, f) for a, b in pairs) / count for f in ("name", "colour", "background")}
     return {"cosine": near.mean().item()} | share
 
@@ -149,20 +152,21 @@ def write_export(path: Path, run: Run, figures: dict[str, float]) -> None:
 
 
 def main() -> None:
-    ordered = asked(training_parser(__doc__, PRIOR).parse_args(), "kandinsky-prior", PRIOR)
-    drawn = find(ordered.out, "kandinsky/views.safetensors", "python -m training.kandinsky_data").parent
-    views, guide = load_views(drawn), find_export(ordered.out, "guide-rn")
-    embeddings = fresh_embeddings(drawn, views.small, guide, ordered.device)
-    run = start(ordered.recipe, views.truths, embeddings, open_reader(guide, ordered.device))
-    ordered.go_on(run)
+    """Trains the prior on the guide's embeddings of the views and exports it at every report."""
+    options = options_of(training_parser(__doc__, PRIOR).parse_args(), "kandinsky-prior", PRIOR)
+    drawn = find(options.out, "kandinsky/views.safetensors", "python -m training.kandinsky_data").parent
+    views, guide = load_views(drawn), find_export(options.out, "guide-rn")
+    embeddings = fresh_embeddings(drawn, views.small, guide, options.device)
+    run = start(options.recipe, views.truths, embeddings, open_reader(guide, options.device))
+    options.go_on(run)
 
     def report() -> dict[str, float]:
         figures = examine(run)
-        write_export(ordered.export, run, figures)
+        write_export(options.export, run, figures)
         return figures
 
-    spend(run, ordered, update, report)
+    train(run, options, update, report)
 
 
 if __name__ == "__main__":
-    answer(main)
+    run_main(main)

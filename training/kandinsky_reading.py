@@ -38,7 +38,11 @@ def whiten(embeddings: Embeddings) -> Reading:
 
 
 def translate(embeddings: Embeddings, form: Tensor) -> Reading:
-    """The linear map of another guide's embeddings (N, E) that best gives the same `form` (N, E) of the same views."""
+    """The linear map of another guide's embeddings (N, E) that best gives the same `form` (N, E) of the same views.
+
+    Raises:
+        InputError: another number of views.
+    """
     if len(form) != len(embeddings.views):
         raise InputError(f"the checkpoint knows {len(form)} views, there are {len(embeddings.views)}; start anew")
     views = embeddings.views.double()
@@ -51,6 +55,6 @@ def translate(embeddings: Embeddings, form: Tensor) -> Reading:
 
 
 def read(embeddings: Embeddings, matrix: Tensor, offset: Tensor) -> Reading:
-    """The form that a known map gives."""
+    """The form that a known map gives: `matrix` (E, E), `offset` (E,)."""
     views, zero = embeddings.views @ matrix.T + offset, matrix @ embeddings.zero + offset
     return Reading(views, zero, matrix, offset, embeddings.guide)

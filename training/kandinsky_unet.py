@@ -22,7 +22,7 @@ from training.checkpoint import Run as Common
 from training.export import export_run
 from training.kandinsky_data import Embeddings, fresh_embeddings, load_movq, load_views
 from training.kandinsky_reading import Reading, read, translate, whiten
-from training.loop import adam, answer, asked, find, find_export, learn, spend, training_parser
+from training.loop import adam, find, find_export, learn, options_of, run_main, train, training_parser
 from training.quality import save_pictures
 from training.recipes import UNET
 from training.recipes import Unet as Recipe
@@ -31,13 +31,17 @@ from vqclip.backends.kandinsky.starter import DECODER_NOISE
 
 @dataclass
 class Run(Common[Recipe, UNet2DConditionModel]):
-    """The UNet's run."""
+    """The UNet's run.
+
+    `latents` (N, 4, h, w) float32 of the views. `form` (N, E): their embeddings as the network reads them, to which
+    every guide is fitted. `alphas` (1000,): the noise schedule's cumulative products.
+    """
 
     latents: Tensor
     embeddings: Embeddings  # of the views by the present guide
-    alphas: Tensor  # (1000,) cumulative, of the noise
+    alphas: Tensor
     reading: Reading = field(init=False)
-    form: Tensor = field(init=False)  # (N, E) the views' embeddings in the network's form: every guide is fitted to it
+    form: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,7 +54,7 @@ class Run(Common[Recipe, UNet2DConditionModel]):
             self.reading = translate(embeddings, self.form)
 
     def kept(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The form and the map into it."""
+        """The form (N, E) and the map into it."""
         tensors = {"form": self.form, "matrix": self.reading.matrix, "offset": self.reading.offset}
         return tensors, {"guide": self.reading.guide}
 
@@ -73,7 +77,7 @@ def fold(model: UNet2DConditionModel, reading: Reading) -> UNet2DConditionModel:
 
 
 def start(recipe: Recipe, latents: Tensor, embeddings: Embeddings, device: torch.device) -> Run:
-    """A fresh run, its weights drawn from the recipe's seed; at first the network says "no movement"."""
+    """A fresh run on latents (N, 4, h, w), its weights drawn from the recipe's seed; at first it says "no movement"."""
     torch.manual_seed(recipe.seed)  # the layers draw from the global generator
     model = UNet2DConditionModel(**recipe.shape).to(device)
     nn.init.zeros_(model.conv_out.weight)
@@ -147,22 +151,23 @@ def write_export(path: Path, run: Run, figures: dict[str, float]) -> None:
 
 
 def main() -> None:
-    ordered = asked(training_parser(__doc__, UNET).parse_args(), "kandinsky-unet", UNET)
-    out, device = ordered.out, ordered.device
+    """Trains the UNet on the views and the guide's embeddings of them, and exports it at every report."""
+    options = options_of(training_parser(__doc__, UNET).parse_args(), "kandinsky-unet", UNET)
+    out, device = options.out, options.device
     drawn = find(out, "kandinsky/views.safetensors", "python -m training.kandinsky_data").parent
     views, guide = load_views(drawn), find_export(out, "guide-rn")
-    run = start(ordered.recipe, views.latents, fresh_embeddings(drawn, views.small, guide, device), device)
-    ordered.go_on(run)
+    run = start(options.recipe, views.latents, fresh_embeddings(drawn, views.small, guide, device), device)
+    options.go_on(run)
     movq = load_movq(find_export(out, "kandinsky-movq")).to(device)
 
     def report() -> dict[str, float]:
         run.see(fresh_embeddings(drawn, views.small, guide, device))  # it may still be in training
-        figures = examine(run, movq, ordered.sheet(run.steps))
-        write_export(ordered.export, run, figures)
+        figures = examine(run, movq, options.sheet(run.steps))
+        write_export(options.export, run, figures)
         return figures
 
-    spend(run, ordered, update, report)
+    train(run, options, update, report)
 
 
 if __name__ == "__main__":
-    answer(main)
+    run_main(main)

@@ -25,8 +25,8 @@ T = TypeVar("T", bound=Training)
 
 
 @dataclass(frozen=True)
-class Asked(Generic[T]):
-    """What a command line asked for: the recipe with its seed and minutes, and where things go."""
+class Options(Generic[T]):
+    """The command line of a training: the recipe with its seed and minutes, and where things go."""
 
     name: str
     recipe: T
@@ -69,7 +69,7 @@ def find(out: Path, name: str, maker: str) -> Path:
 
 
 def find_export(out: Path, name: str) -> Path:
-    """What another training exported; raises as `find`."""
+    """What another training exported; InputError without it."""
     return find(out, f"export/{name}.safetensors", f"the training of {name}")
 
 
@@ -108,7 +108,7 @@ def _positive(text: str) -> int:
     return value
 
 
-def place(arguments: argparse.Namespace) -> tuple[torch.device, Path]:
+def device_and_folder(arguments: argparse.Namespace) -> tuple[torch.device, Path]:
     """Device and folder of the command line; the threads are set.
 
     Raises:
@@ -122,15 +122,15 @@ def place(arguments: argparse.Namespace) -> tuple[torch.device, Path]:
     return device, arguments.out or cache_folder()
 
 
-def asked(arguments: argparse.Namespace, name: str, recipe: T) -> Asked[T]:
-    """The options of `training_parser` for one recipe."""
-    device, out = place(arguments)
+def options_of(arguments: argparse.Namespace, name: str, recipe: T) -> Options[T]:
+    """The options of `training_parser` for one recipe; InputError for a device that is not here."""
+    device, out = device_and_folder(arguments)
     given = {key: getattr(arguments, key) for key in ("seed", "minutes") if getattr(arguments, key) is not None}
     changed, restart = arguments.changed, arguments.restart
-    return Asked(name, replace(recipe, **given), device, out, arguments.resume, changed, restart)
+    return Options(name, replace(recipe, **given), device, out, arguments.resume, changed, restart)
 
 
-def answer(main: Callable[[], None]) -> None:
+def run_main(main: Callable[[], None]) -> None:
     """Runs a command line; what the user can mend is one line and exit code 2."""
     try:
         main()
@@ -139,32 +139,32 @@ def answer(main: Callable[[], None]) -> None:
         raise SystemExit(2) from None
 
 
-def spend(
-    run: Run[T, Any], ordered: Asked[T], update: Callable[[Any, float], dict[str, float]],
+def train(
+    run: Run[T, Any], options: Options[T], update: Callable[[Any, float], dict[str, float]],
     report: Callable[[], dict[str, float]],
 ) -> None:  # fmt: skip
     """Updates until the recipe's minutes are spent in all; saves and reports every `every` seconds and at the end.
 
     Args:
         run: its counters go on from where they stand.
-        ordered: how long, and where checkpoint and log go: JSON lines with the mean figures of the steps since the last
+        options: how long, and where checkpoint and log go: JSON lines with the mean figures of the steps since the last
             report, and what `report` measured.
         update: takes the run and the share of its cosine's time that is over; returns figures of one step.
         report: measures and exports; its time is no training time.
     """
-    total, saved, rows, views = 60 * ordered.recipe.minutes, run.seconds, [], run.views
+    total, saved, rows, views = 60 * options.recipe.minutes, run.seconds, [], run.views
     last, spent = time.monotonic(), time.process_time()
     while run.seconds < total:
         rows.append(update(run, (run.seconds - run.since) / (total - run.since)))
         run.seconds, last = run.seconds + time.monotonic() - last, time.monotonic()
         run.processor, spent = run.processor + time.process_time() - spent, time.process_time()
-        if run.seconds - saved > ordered.recipe.every or run.seconds >= total:
-            save_run(ordered.checkpoint, run)
+        if run.seconds - saved > options.recipe.every or run.seconds >= total:
+            save_run(options.checkpoint, run)
             means = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
             speed = (run.views - views) / (run.seconds - saved)
             line = {"minutes": run.seconds / 60, "cpu_minutes": run.processor / 60, "steps": run.steps}
             line |= {run.counted: run.views, f"{run.counted}_per_s": speed}
-            write_line(ordered.out / "logs" / f"{ordered.name}.jsonl", line | means | report())
+            write_line(options.out / "logs" / f"{options.name}.jsonl", line | means | report())
             saved, rows, views = run.seconds, [], run.views
             last, spent = time.monotonic(), time.process_time()
 
@@ -193,7 +193,12 @@ def learn(
     """One update on so many views; returns the loss and the other figures as numbers.
 
     Args:
-        progress: share of the time that is over. backward: leaves the gradients; those of the loss unless given.
+        run: whose model, optimizer, average and counts move on.
+        progress: share of the time that is over, in [0, 1].
+        loss: a scalar.
+        views: pictures, or whatever the run counts, that the loss was taken over.
+        backward: leaves the gradients; those of the loss unless given.
+        **figures: scalars to report beside it.
     """
     set_rate(run, progress)
     step(run, backward or loss.backward)

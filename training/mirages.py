@@ -52,7 +52,9 @@ class Mirages:
         """`count` chains and their captions; a few begin anew, from smooth colours or a jigsaw of real pictures.
 
         Args:
-            count: how many. image, truths: a fresh batch of real pictures and what is true of them.
+            count: how many.
+            image: (B, 3, S, S) in [0, 1], a fresh batch of real pictures.
+            truths: what is true of them.
             forged: pictures that the loop made and what they were to show. Where given, more chains begin anew
                 and most of these with them.
         """
@@ -76,7 +78,7 @@ class Mirages:
         return picture, leave_out(truths[int(self.words.integers(len(truths)))], self.words)
 
     def move(self, delta: Tensor, gradient: Tensor) -> Tensor:
-        """The disturbance of the drawn chains after one step up the gradient.
+        """The disturbance (B, 3, S, S) of the drawn chains after one step up the gradient of that shape.
 
         Half of them take a longer step along a blurred one: a VQGAN's latent moves areas rather than pixels.
         """
@@ -90,20 +92,20 @@ class Mirages:
         return torch.where(broad, other, one)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Tensors and JSON values from which `restore` goes on."""
+        """A state dict and JSON values from which `restore` goes on."""
         tensors = {"mirages.pixels": self.pixels, "mirages.rng": self.rng.get_state()}
         meant = [[one.name, one.colour, one.background, one.style] for one in self.meant]
         return tensors, {"mirages": meant, "mirages_words": self.words.bit_generator.state}
 
     def restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        """Take what `state` gave out of a checkpoint."""
+        """Take what `state` gave out of a checkpoint's state dict."""
         self.pixels = tensors.pop("mirages.pixels").to(self.pixels.device)
         self.rng.set_state(tensors.pop("mirages.rng"))
         self.meant = [Meaning(*one) for one in state["mirages"]]
         self.words.bit_generator.state = state["mirages_words"]
 
     def keep(self, delta: Tensor) -> None:
-        """Go on from here the next time these chains are drawn."""
+        """Go on from here, by the disturbance (B, 3, S, S), the next time these chains are drawn."""
         self.pixels[self.rows] = (self.pixels[self.rows] + delta).clamp(0, 1)
 
 
@@ -115,7 +117,8 @@ def rejection(similarity: Tensor, real: Tensor, scale: Tensor) -> Tensor:
 
     Args:
         similarity: (N,) cosines of chains and the captions they are pulled towards.
-        real: (B, B) cosines of real pictures and captions, a picture's own on the diagonal. scale: 0-d temperature.
+        real: (B, B) cosines of real pictures and captions, a picture's own on the diagonal.
+        scale: 0-d temperature.
     """
     own, count = real.detach().diagonal().mean(), len(real)
     others = (real.detach().sum() - own * count) / max(1, count * count - count)

@@ -20,7 +20,7 @@ from training.concepts import GUIDED
 from training.data import load
 from training.export import export_run
 from training.kandinsky_parts import make_movq, shift_latents
-from training.loop import adam, answer, asked, learn, spend, training_parser
+from training.loop import adam, learn, options_of, run_main, train, training_parser
 from training.quality import psnr, save_pictures, structure
 from training.recipes import GUIDE_STYLES, MOVQ
 from training.recipes import Movq as Recipe
@@ -45,7 +45,7 @@ def start(recipe: Recipe, stocks: tuple[Stock, Stock]) -> Run:
 
 
 def draw(run: Run) -> Tensor:
-    """One batch in [0, 1]: windows of scenes, or as many pixels in whole scenes."""
+    """One batch (B, 3, S, S) in [0, 1]: windows of scenes, or as many pixels in whole scenes."""
     recipe, batch = run.recipe, run.recipe.amount(run.device)
     whole = run.steps % recipe.full_every == recipe.full_every - 1
     some = max(2, batch * recipe.crop**2 // recipe.scene**2)
@@ -55,6 +55,7 @@ def draw(run: Run) -> Tensor:
 
 
 def encode(run: Run, target: Tensor) -> Tensor:
+    """(B, 3, H, W) in [-1, 1] -> (B, D, h, w) float32, before the codes."""
     with torch.autocast(run.device.type, torch.bfloat16):
         hidden: Tensor = run.model.quant_conv(run.model.encoder(target))
     return hidden.float()
@@ -135,20 +136,21 @@ def examine(run: Run, held_out: Stock, sheet: Path, pictures: int = 24) -> dict[
 
 
 def main() -> None:
-    ordered = asked(training_parser(__doc__, MOVQ).parse_args(), "kandinsky-movq", MOVQ)
-    device, styles = ordered.device, ordered.recipe.styles
+    """Trains the MoVQ and exports it at every report."""
+    options = options_of(training_parser(__doc__, MOVQ).parse_args(), "kandinsky-movq", MOVQ)
+    device, styles = options.device, options.recipe.styles
     guided = load(GUIDE_STYLES, "concepts").only(GUIDED)
-    run = start(ordered.recipe, (make_stock(load(styles, "train"), device), make_stock(guided, device)))
+    run = start(options.recipe, (make_stock(load(styles, "train"), device), make_stock(guided, device)))
     held_out = make_stock(load(styles, "held-out"), device)
-    ordered.go_on(run)
+    options.go_on(run)
 
     def report() -> dict[str, float]:
-        figures = examine(run, held_out, ordered.sheet(run.steps))
-        write_export(ordered.export, run, figures)
+        figures = examine(run, held_out, options.sheet(run.steps))
+        write_export(options.export, run, figures)
         return figures
 
-    spend(run, ordered, update, report)
+    train(run, options, update, report)
 
 
 if __name__ == "__main__":
-    answer(main)
+    run_main(main)

@@ -112,7 +112,7 @@ def _first(book: WordNet, word: str) -> str:
 def kinds(
     book: WordNet, meant: Mapping[str, str], common: Collection[str], alike: Callable[[list[str], list[str]], Tensor]
 ) -> dict[str, str]:
-    """Words for a name's synonyms and kinds -> the name.
+    """Words for a name's synonyms and kinds -> the name; `alike` gives the cosines (N,) of N pairs of words.
 
     A word with a single meaning needs no likeness; one with several, a common one or a proper name is taken where the
     words are alike too (`Tom` is a cat, `hatch` a door). A tree that is better known for its fruit is none.

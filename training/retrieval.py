@@ -40,7 +40,7 @@ def make_exam(title: str, styles: tuple[str, ...], names: list[str], size: int, 
 
 
 @torch.no_grad()
-def sit_exam(exam: Exam, model: CLIP, tokens: Tokens, *, radius: float = 1.0) -> dict[str, float]:
+def evaluate(exam: Exam, model: CLIP, tokens: Tokens, *, radius: float = 1.0) -> dict[str, float]:
     """Shares of pictures whose name comes first, or among the first five, of all names; then under attack.
 
     Args:

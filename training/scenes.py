@@ -47,7 +47,8 @@ def compose(stock: Stock, count: int, size: int, rng: torch.Generator, *, canvas
 
     Args:
         stock: where the icons come from.
-        count: B. size: side of the pictures in pixels.
+        count: B.
+        size: side of the pictures in pixels.
         rng: CPU generator; every number is drawn from it.
         canvas: side in pixels of the whole scene that each picture is a window of; icons fill half of it or more.
 
@@ -71,7 +72,7 @@ def compose(stock: Stock, count: int, size: int, rng: torch.Generator, *, canvas
 
 
 def present(stock: Stock, rows: Tensor, size: int, rng: torch.Generator, *, white: bool) -> Tensor:
-    """Icons as they are, whole and upright, for measuring: on white, or on coloured grounds."""
+    """(B, 3, size, size) in [0, 1]: the icons of `rows` whole and upright, for measuring, on white or on colours."""
     icon = _premultiply(stock.pixels[rows.to(stock.pixels.device)])
     if size != icon.shape[-1]:
         icon = F.interpolate(icon, (size, size), mode="bilinear", align_corners=False, antialias=True)

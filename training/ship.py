@@ -22,7 +22,7 @@ STARTER = Path(__file__).parent.parent / "vqclip" / "starter"
 
 
 def unit_codebook(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same VQGAN with codes of standard deviation 1.
+    """The state dict of the same VQGAN with codes of standard deviation 1.
 
     One factor for all channels: nearest codes stay the same ones. What goes into the codebook's space is divided
     by it, what comes out multiplied.

@@ -49,12 +49,12 @@ class Run(Common[Recipe, CLIP]):
     redrawn: Pool = field(default=EMPTY, kw_only=True)
 
     def kept(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The radius and the chains."""
+        """The chains' state dict, and the radius."""
         tensors, state = ({}, {}) if self.mirages is None else self.mirages.state()
         return tensors, state | {"radius": self.radius}
 
     def restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        """Puts back what `kept` gave."""
+        """Puts back the state dict and values of `kept`."""
         self.radius = state["radius"]
         if self.mirages is not None:
             self.mirages.restore(tensors, state)
@@ -124,12 +124,12 @@ class Batch:
     image: Tensor
     targets: Targets
     texts: Tensor
-    wishes: Tensor
+    chain_texts: Tensor
 
     @property
     def real(self) -> int:
         """B."""
-        return len(self.image) - len(self.wishes)
+        return len(self.image) - len(self.chain_texts)
 
 
 def draw_batch(run: Run) -> Batch:
@@ -148,9 +148,9 @@ def draw_batch(run: Run) -> Batch:
         if run.mirages is None:
             return Batch(image, targets, texts, texts[:0])
         forged = draw_views(run, run.forged, some) if len(run.forged) else None
-        chains, wishes = run.mirages.draw(some, image, truths, forged)
+        chains, goals = run.mirages.draw(some, image, truths, forged)
         chains = cloud(chains, recipe.crops, run.rng)
-        towards = encode_text(run.model, run.tokens(wishes).to(device))
+        towards = encode_text(run.model, run.tokens(goals).to(device))
     return Batch(torch.cat((image, chains)), targets, texts, towards)
 
 
@@ -179,9 +179,9 @@ def losses_of(run: Run, batch: Batch, delta: Tensor, *, last: bool) -> tuple[Ten
         similarity = (features[: batch.real] @ texts.T).float()
     logits = scale * similarity
     loss = picture_loss(logits, batch.targets) + run.recipe.text_weight * text_loss(logits, batch.targets)
-    if len(batch.wishes):
-        wishes = batch.wishes if last else batch.wishes.detach()
-        reached = (features[batch.real :].float() * wishes.float()).sum(1)
+    if len(batch.chain_texts):
+        chain_texts = batch.chain_texts if last else batch.chain_texts.detach()
+        reached = (features[batch.real :].float() * chain_texts.float()).sum(1)
         loss = loss + run.recipe.rejection * rejection(reached, similarity[:, : batch.real], scale)
     return loss, logits
 
@@ -217,7 +217,7 @@ def update(run: Run, progress: float) -> dict[str, float]:
 
 
 def climb_on(run: Run, batch: Batch, delta: Tensor, gradient: Tensor) -> Tensor:
-    """The next disturbance: real pictures inside their ball, chains wherever the similarity rises."""
+    """The next disturbance (B + M, 3, S, S): real pictures inside their ball, chains wherever the similarity rises."""
     real = batch.real
     stride = run.recipe.reach * run.radius
     near = climb(batch.image[:real], delta[:real], gradient[:real], radius=run.radius, step=stride)

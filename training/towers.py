@@ -49,9 +49,10 @@ def encode_image(model: CLIP, image: Tensor) -> Tensor:
 
 
 def freeze_image_tower(model: CLIP, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-    """`encode_image` for a fixed model in evaluation mode, with gradients for the picture only.
+    """`encode_image`, (N, 3, S, S) in [0, 1] -> (N, E), for a fixed model in evaluation mode.
 
-    Batch norms are folded into their convolutions and weights are cast once, for attacks of several steps.
+    With gradients for the picture only. Batch norms are folded into their convolutions and weights are cast once, for
+    attacks of several steps.
     """
     tower = fast_image_tower(model.visual, dtype).to(memory_format=torch.channels_last)
     return lambda image: F.normalize(tower(normalise(image)).float(), dim=-1)

@@ -172,7 +172,7 @@ def _grounds(truths: list[Meaning], crops: Crops, size: int, rng: torch.Generato
 
 
 def disturb(image: torch.Tensor, crops: Crops, rng: torch.Generator) -> torch.Tensor:
-    """Brightness and contrast, noise, and one erased rectangle on some of the pictures."""
+    """Brightness and contrast, noise, and one erased rectangle on some of the pictures (N, 3, S, S), then `cloud`."""
     count, device, size = len(image), image.device, image.shape[-1]
     gain = 1 + _uniform((count, 3, 1, 1), -crops.jitter / 2, crops.jitter / 2, rng)
     bias = _uniform((count, 1, 1, 1), -crops.jitter, crops.jitter, rng) / 2
@@ -188,7 +188,8 @@ def disturb(image: torch.Tensor, crops: Crops, rng: torch.Generator) -> torch.Te
 
 
 def cloud(image: torch.Tensor, crops: Crops, rng: torch.Generator) -> torch.Tensor:
-    """Strong noise, not clipped, on a share of the pictures: edges drown in it, the colour of areas does not.
+    """Strong noise, not clipped, on a share of the pictures (N, 3, H, W): edges drown in it, the
+    colour of areas does not.
 
     Without it guides look at outlines alone and leave the inside of things as it was.
     """

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from training.codebook import cluster, quantise, restart
 from training.data import load
 from training.discriminator import Critics
-from training.loop import answer, asked, find_export, learn, spend, training_parser
+from training.loop import find_export, learn, options_of, run_main, train, training_parser
 from training.quality import count_codes, measure, save_sheet
 from training.recipes import VQGAN, Autoencoder
 from training.scenes import Stock, compose, make_stock
@@ -23,7 +23,8 @@ OPPONENTS = torch.tensor([[0.5, -1.0, 0.5], [1.0, 0.0, -1.0]])  # green against 
 
 
 def draw(run: Run) -> Tensor:
-    """One batch: crops of scenes (a quarter of them magnified), or as many pixels in whole scenes."""
+    """One batch (B, 3, S, S) in [0, 1]: crops of scenes (a quarter of them magnified), or as many pixels in
+    whole scenes."""
     recipe, stock, batch = run.recipe, run.stock, run.recipe.amount(run.device)
     crop, scene = recipe.crop, recipe.scene
     if run.steps % recipe.full_every == recipe.full_every - 1:
@@ -34,9 +35,10 @@ def draw(run: Run) -> Tensor:
 
 
 def picture_loss(image: Tensor, target: Tensor, recipe: Autoencoder) -> tuple[Tensor, Tensor]:
-    """Weighted sum of L1, L1 of gradients, of 8x8 averages and of colour differences; and the L1 alone.
+    """Weighted sum of L1, L1 of gradients, of 4x4 and 8x8 averages and of colour differences; and the L1 alone.
 
-    The last one is for flat grounds, whose colour a per-pixel loss leaves slightly wrong for long.
+    Pictures (B, 3, H, W) of one range; both values are scalars. The sum's last term is for flat grounds, whose colour a
+    per-pixel loss leaves slightly wrong for long.
     """
     error = image - target
     plain = error.abs().mean()
@@ -101,34 +103,35 @@ def examine(run: Run, held_out: Stock, *, pictures: int) -> dict[str, float]:
 
 
 def main() -> None:
+    """Trains the VQGAN, exports it at every report, and draws what it makes of held-out pictures."""
     parser = training_parser(__doc__, VQGAN)
     parser.add_argument("--perceptual", action="store_true", help="add the features of the exported ResNet guide")
     parser.add_argument("--adversarial", action="store_true", help="add a patch discriminator")
     parser.add_argument("--decoder", action="store_true", help="keep the latents: the decoder learns alone")
     arguments = parser.parse_args()
-    ordered = asked(arguments, "vqgan", VQGAN)
-    device, recipe = ordered.device, ordered.recipe
+    options = options_of(arguments, "vqgan", VQGAN)
+    device, recipe = options.device, options.recipe
     run = start(recipe, make_stock(load(recipe.styles, "train"), device))
     held_out = make_stock(load(recipe.styles, "held-out"), device)
     if arguments.perceptual or arguments.adversarial:
-        guide = find_export(ordered.out, "guide-rn") if arguments.perceptual else None
+        guide = find_export(options.out, "guide-rn") if arguments.perceptual else None
         run.critics = Critics(
             device, clip=guide, adversarial=arguments.adversarial, feature_share=recipe.feature_share,
             patch_share=recipe.patch_share, patch_rate=recipe.patch_rate,
         )  # fmt: skip
-    ordered.go_on(run)
+    options.go_on(run)
     if arguments.decoder:
         keep_latents(run)
 
     def report() -> dict[str, float]:
         figures = examine(run, held_out, pictures=32 if run.seconds < 60 * recipe.minutes else 128)
-        save_sheet(ordered.sheet(run.steps), run.average, held_out)
+        save_sheet(options.sheet(run.steps), run.average, held_out)
         if run.quantised:
-            write_export(ordered.export, run, figures)
+            write_export(options.export, run, figures)
         return figures
 
-    spend(run, ordered, update, report)
+    train(run, options, update, report)
 
 
 if __name__ == "__main__":
-    answer(main)
+    run_main(main)

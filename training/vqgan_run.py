@@ -35,11 +35,11 @@ class CodedRun(Common[R, M]):
     quantised: bool = field(default=False, kw_only=True)
 
     def kept(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The usage of the codes and whether they are used."""
+        """The usage of the codes (K,), as a state dict, and whether they are used."""
         return {"usage": self.usage.counts}, {"quantised": self.quantised}
 
     def restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        """Puts back what `kept` gave."""
+        """Puts back the state dict and values of `kept`."""
         self.usage.counts, self.quantised = tensors["usage"].to(self.device), state["quantised"]
 
 
@@ -51,12 +51,12 @@ class Run(CodedRun[Recipe, VQModel]):
     critics: Critics | None = field(default=None, kw_only=True)
 
     def kept(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The codes' usage and what the critics have learned."""
+        """The codes' usage and what the critics have learned, as one state dict."""
         tensors, state = super().kept()
         return tensors | ({} if self.critics is None else self.critics.state()), state
 
     def restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        """Puts back what `kept` gave; critics that the checkpoint had none of begin anew."""
+        """Puts back the state dict and values of `kept`; critics that the checkpoint had none of begin anew."""
         super().restore(tensors, state)
         if self.critics is not None:
             self.critics.restore(tensors)

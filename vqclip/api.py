@@ -99,7 +99,8 @@ def generate(include: Any = None, exclude: Any = (), extras: Any = (), **setting
 
     Args:
         include: what the picture should show: a text, a mapping {text, weight, stop}, or a list of them.
-        exclude: what it should not show, likewise. extras: style and mood, likewise.
+        exclude: what it should not show, likewise.
+        extras: style and mood, likewise.
         **settings: any key of a config file (steps, seed, size, crops={...}, guides=[...], ...); dotted keys as on the
             command line: **{"crops.count": 4}. None leaves the default.
 

@@ -48,7 +48,7 @@ def to_uint8(image: torch.Tensor) -> NDArray[np.uint8]:
 
 
 def to_pil(image: torch.Tensor) -> Image.Image:
-    """The image as an RGB picture; takes and raises what `to_uint8` does."""
+    """An image (3, H, W) in [0, 1] as an RGB picture; raises ValueError as `to_uint8` does."""
     return Image.fromarray(to_uint8(image))
 
 
@@ -61,7 +61,7 @@ def from_pil(picture: Image.Image) -> torch.Tensor:
 def to_png(
     image: torch.Tensor | Image.Image, texts: Mapping[str, str] | None = None, *, compress_level: int = 6
 ) -> bytes:
-    """Encode as PNG with `texts` as iTXt chunks ahead of the pixels.
+    """Encode an image (3, H, W) in [0, 1], or a picture, as PNG with `texts` as iTXt chunks ahead of the pixels.
 
     Keys are 1 to 79 printable Latin-1 characters without outer blanks, values hold no NUL: ValueError
     otherwise. The same input gives the same bytes under one version of Pillow.
@@ -87,7 +87,10 @@ def save_png(
     compress_level: int = 6,
     durable: bool = True,
 ) -> None:
-    """Write a PNG that is seen whole or not at all; raises OSError when the disk refuses."""
+    """Write `to_png` of an image (3, H, W) or picture, seen whole or not at all.
+
+    Raises ValueError as `to_png` does, OSError when the disk refuses. `durable` as in `replace_file`.
+    """
     replace_file(path, to_png(image, texts, compress_level=compress_level), durable=durable)
 
 
@@ -205,7 +208,7 @@ def grid(
 ) -> Image.Image:
     """A contact sheet on white, row by row, each cell as large as the largest image, label below.
 
-    Images are tensors as for `to_uint8` or pictures. The same input gives the same pixels. Raises
+    Images are tensors (3, H, W) in [0, 1] or pictures, of any sizes. The same input gives the same pixels. Raises
     ValueError for no images, fewer than one column, a negative gap, or a number of labels that differs.
     """
     if not images or columns < 1 or gap < 0:

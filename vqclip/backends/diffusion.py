@@ -98,7 +98,7 @@ def updates(denoising: Denoising) -> int:
 
 
 def exact_strength(denoising: Denoising) -> float:
-    """A strength with which a pipeline's own int(steps * strength) gives `updates(denoising)`."""
+    """A strength with which a pipeline's own int(steps * strength) gives `updates(denoising)`; InputError as there."""
     return min(1.0, (updates(denoising) + 0.5) / denoising.steps)
 
 
@@ -106,6 +106,9 @@ def make_scheduler(name: str, like: Any) -> Any:
     """A scheduler of kind `name` (see `SCHEDULERS`) with the noise schedule of the scheduler `like`.
 
     PNDM goes without its Runge-Kutta start, as latent diffusion uses it: that asks the network 12 times for 3 steps.
+
+    Raises:
+        InputError: another name.
     """
     import diffusers
 
@@ -119,7 +122,7 @@ def make_scheduler(name: str, like: Any) -> Any:
 class Watch:
     """Looks over a scheduler's shoulder while it is entered; what the scheduler returns stays the same.
 
-    `pred` is the clean latent that the newest step predicted, in the latents' shape and dtype: the one
+    `pred` is the clean latent (B, C, h, w) that the newest step predicted, in the latents' dtype: the one
     that the scheduler reports, else computed from what the network said and alpha_bar at that time step
     (eq. 15 of "Denoising Diffusion Probabilistic Models", Ho et al. 2020). None before the first step.
     """
@@ -130,7 +133,7 @@ class Watch:
 
     @property
     def pred(self) -> Tensor | None:
-        """The newest prediction; computed when asked for, since most steps are not shown."""
+        """The newest prediction (B, C, h, w); computed when asked for, since most steps are not shown."""
         return None if self._newest is None else self._newest()
 
     def __enter__(self) -> Self:
@@ -158,7 +161,15 @@ class Watch:
 
 
 def clean(scheduler: Any, model_output: Tensor, timestep: Any, *, sample: Tensor) -> Tensor:
-    """The clean latent that a network's answer at `timestep` means, for variance preserving schedules."""
+    """The clean latent that a network's answer at `timestep` means, for variance preserving schedules.
+
+    Answer, `sample` (the noised latent) and result are (B, C, h, w) of one dtype. Noise is taken off as in eq. 15 of
+    "Denoising Diffusion Probabilistic Models" (Ho et al. 2020), velocity as in section 4 of
+    "Progressive Distillation" (Salimans and Ho 2022).
+
+    Raises:
+        InputError: the schedule predicts neither noise, velocity nor the sample.
+    """
     share: Tensor = scheduler.alphas_cumprod[int(timestep)].to(sample)
     match scheduler.config.prediction_type:
         case "epsilon":
@@ -171,7 +182,10 @@ def clean(scheduler: Any, model_output: Tensor, timestep: Any, *, sample: Tensor
 
 
 class Guess(Step):
-    """A step whose picture is decoded when somebody first looks: a run without a film looks at the last one alone."""
+    """A step whose picture is decoded when somebody first looks: a run without a film looks at the last one alone.
+
+    `decode` gives `image`, (3, H, W) float32 in [0, 1]; it is called once, without gradients.
+    """
 
     def __init__(self, index: int, total: int, decode: Callable[[], Tensor]) -> None:
         vars(self).update(index=index, total=total, terms={}, decode=decode)

@@ -16,7 +16,7 @@ class Pieces:
     """The networks of a backend at a job's size.
 
     name: for people. grid: rows and columns of the latent. stride: pixels a cell. multiple: of cells, that the networks
-    can halve. batch: latents in an update, two with guidance. arriving: bytes of weights that `place` brings to the
+    can halve. batch: latents in an update, two with guidance. arriving: bytes of weights that `move` brings to the
     device. update, decode: do that piece once, on a latent of zeros.
     """
 
@@ -27,7 +27,7 @@ class Pieces:
     multiple: int
     batch: int
     arriving: int
-    place: Callable[[], object]
+    move: Callable[[], object]
     update: Work
     decode: Work
 

@@ -74,7 +74,7 @@ def verify(names: tuple[str, ...]) -> None:
     from vqclip.weights import catalogue, store
 
     named = [catalogue.entry(name) for name in names]
-    chosen = named or [each for each in catalogue.entries().values() if store.place(each).exists()]
+    chosen = named or [each for each in catalogue.entries().values() if store.path_of(each).exists()]
     bad = []
     for entry in chosen:
         try:

@@ -160,6 +160,7 @@ class Rich(Quiet):
         super().end(result)
 
     def close(self) -> None:
+        """Take the bar off the screen; nothing to do before `begin` and the second time."""
         bar, self._bar = getattr(self, "_bar", None), None
         if bar:
             bar.stop()

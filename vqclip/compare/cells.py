@@ -58,7 +58,7 @@ class Cell:
         return self.prompt or _digest(self.job)
 
 
-def place(root: Path, variant: str, job: Job) -> Path:
+def folder_of(root: Path, variant: str, job: Job) -> Path:
     """The run folder of a cell: root/cells/<variant>/<title>-<hash>-s<seed>.
 
     Safe on every file system for any text, and different for different variants, prompts (weights and stops too) and
@@ -152,7 +152,7 @@ def adopt(run: Run, root: Path, variant: str) -> Cell:
     out, and files that are larger than any run's. Raises InputError when what else has the place cannot be set aside,
     ResourceError when copying fails.
     """
-    cell = Cell(variant, run.job, place(root, variant, run.job), run.config, prompt=run.job.title)
+    cell = Cell(variant, run.job, folder_of(root, variant, run.job), run.config, prompt=run.job.title)
     if state(cell) in ("done", "failed") and read_run(cell.folder).outputs == run.outputs:
         return cell
     make_room(cell)

@@ -33,9 +33,9 @@ _NOTHING: Final = type(None)
 class Run:
     """What run.json says, checked. `seconds`, `steps` and `peak_memory_bytes` are None where it does not say.
 
-    `versions` maps packages and `weights` roles (generator, guide 0, judge, ...) to SHA-256, `eyes` roles of CLIPs to
-    their sketches; `outputs` maps paths inside the folder to SHA-256, which are not checked against the files, see
-    `intact`.
+    `versions` maps packages and `weights` roles (generator, guide 0, judge, ...) to SHA-256, `sketches` the roles of
+    CLIPs to theirs (`weights.likeness`); `outputs` maps paths inside the folder to SHA-256, which are not checked
+    against the files, see `intact`.
     """
 
     folder: Path
@@ -51,7 +51,7 @@ class Run:
     steps: int | None = None
     peak_memory_bytes: int | None = None
     error: str | None = None
-    eyes: Mapping[str, str] = field(default_factory=dict)
+    sketches: Mapping[str, str] = field(default_factory=dict)
     former: bool = False  # the verdict is by older rules: its rivals swapped the thing only
 
 
@@ -129,7 +129,7 @@ def _run(folder: Path, found: Mapping[str, Any]) -> Run:
         steps=_take(found, "steps", int, _NOTHING, least=0),
         peak_memory_bytes=_take(found, "peak_memory_bytes", int, _NOTHING, least=0),
         error=_take(found, "error", str, _NOTHING),
-        eyes=_texts(found, "eyes"),
+        sketches=_texts(found, "eyes"),
         former=verdict is not None and "exclude_margin" not in verdict,
     )
 

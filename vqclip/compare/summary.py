@@ -17,7 +17,7 @@ import torch
 
 from vqclip.compare.cells import Cell
 from vqclip.compare.finished import Run, read_run
-from vqclip.compare.variants import LEFT_OUT, differences, said, settings
+from vqclip.compare.variants import LEFT_OUT, as_text, differences, settings
 from vqclip.compare.verdicts import Found, JudgeOf, cached, find, judge_name, judged, own_judge, picture
 from vqclip.config.document import clean
 from vqclip.job import InputError, Job, Prompt
@@ -50,14 +50,14 @@ def summarise(
     created: str,
     judge_of: JudgeOf | None = None,
     judge_sha256: str = "",
-    judge_eye: str = "",
+    judge_sketch: str = "",
 ) -> dict[str, Any]:
     """The content of report.json as JSON values.
 
     Verdicts are taken from run.json where the same judge file made them, else made from final.png by `judge_of`, whose
     file has the hash `judge_sha256`. Without it the runs' own judge is reported, and diversity by embedding is left
     out, for there is no model to ask. A score is self-scored when the judge's file is among those that steered, or
-    when its sketch `judge_eye` is like one of theirs.
+    when its sketch `judge_sketch` is like one of theirs.
 
     Variants and prompts are numbered in the order of their first cell; `seed` of a cell is the seed itself. `folder`
     is relative to `root`. A metric that nothing was measured for has no line in `summary`, a pair of variants
@@ -80,7 +80,7 @@ def summarise(
             raise InputError(f"{one}: the same variant, prompt and seed as {other}")
     ask = cached(judge_of)
     sha256 = judge_sha256 if judge_of else own_judge(found)
-    found = [judged(each, sha256, ask, eye=judge_eye) for each in found]
+    found = [judged(each, sha256, ask, sketch=judge_sketch) for each in found]
     table = _tabulate(found, ask)
     variants = _variants(found, len(names))
     return {
@@ -171,8 +171,8 @@ def _variants(found: Sequence[Found], count: int) -> list[dict[str, Any]]:
     members = [[each for each in found if each.at[0] == number] for number in range(count)]
     configs = [_config(each) for each in members]
     differing = [
-        {**plain, **asked}
-        for plain, asked in zip(differences([settings(c) for c in configs]), _asked(members), strict=True)
+        {**plain, **prompts_of}
+        for plain, prompts_of in zip(differences([settings(c) for c in configs]), _prompts(members), strict=True)
     ]
     described = []
     for each, config, difference in zip(members, configs, differing, strict=True):
@@ -208,18 +208,18 @@ def _joined(several: Iterable[Mapping[str, str]]) -> dict[str, str]:
     return {key: ", ".join(values) for key, values in found.items()}
 
 
-def _asked(members: Sequence[Sequence[Found]]) -> list[dict[str, Any]]:
+def _prompts(members: Sequence[Sequence[Found]]) -> list[dict[str, Any]]:
     """The prompts of each variant, by part, where pictures that are compared were not asked for alike."""
-    asked: list[dict[str, Any]] = [{} for _ in members]
+    prompts_of: list[dict[str, Any]] = [{} for _ in members]
     for part in _PARTS:
         seen: dict[int, set[tuple[Prompt, ...]]] = {}
         for each in (one for variant in members for one in variant):
             seen.setdefault(each.at[1], set()).add(getattr(each.cell.job, part))
         if any(len(ways) > 1 for ways in seen.values()):
-            for variant, told in zip(members, asked, strict=True):
+            for variant, texts in zip(members, prompts_of, strict=True):
                 prompts = [prompt for one in variant for prompt in getattr(one.cell.job, part)]
-                told[part] = list(dict.fromkeys(said([prompt]) for prompt in prompts))
-    return asked
+                texts[part] = list(dict.fromkeys(as_text([prompt]) for prompt in prompts))
+    return prompts_of
 
 
 def _prompt(jobs: Sequence[Job]) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def group(runs: Sequence[Run]) -> dict[str, list[Run]]:
     """
     plain = _grouped(runs, _made_by)
     doubled = {key for key, members in plain.items() if _twice(members)}
-    groups = _grouped(runs, lambda run: _made_by(run) + (_asked(run.job) if _made_by(run) in doubled else ""))
+    groups = _grouped(runs, lambda run: _made_by(run) + (_prompts(run.job) if _made_by(run) in doubled else ""))
     for members in groups.values():
         if same := _twice(members):
             one, other = (clean(str(run.folder)) for run in same)
@@ -71,7 +71,7 @@ def steering(weights: Mapping[str, str]) -> dict[str, str]:
     return {role: value for role, value in weights.items() if role != "judge"}
 
 
-def _asked(job: Job) -> str:
+def _prompts(job: Job) -> str:
     """How a picture was asked for, but for the texts of its title."""
     pulled = [(prompt.weight, prompt.stop) for prompt in job.include]
     return _text([pulled, *([(p.text, p.weight, p.stop) for p in part] for part in (job.exclude, job.extras))])
@@ -92,7 +92,7 @@ def _names(firsts: Sequence[Run]) -> list[str]:
     ways = [
         [settings(run.config) for run in firsts],
         [{f"weights.{role}": value[:8] for role, value in steering(run.weights).items()} for run in firsts],
-        [{"exclude": said(run.job.exclude), "extras": said(run.job.extras)} for run in firsts],
+        [{"exclude": as_text(run.job.exclude), "extras": as_text(run.job.extras)} for run in firsts],
         [{"include.weight": [prompt.weight for prompt in run.job.include]} for run in firsts],
     ]
     named = [str(run.config.get("backend", "run")) for run in firsts]
@@ -110,7 +110,7 @@ def _listed(difference: Mapping[str, Any]) -> str:
     return " ".join(f"{key}={value}" for key, value in shown if key != "backend")
 
 
-def said(prompts: Sequence[Prompt]) -> str:
+def as_text(prompts: Sequence[Prompt]) -> str:
     """Prompts as one text, a weight other than 1 after a colon; "none" for no prompts."""
     return ", ".join(p.text if p.weight == 1 else f"{p.text}:{p.weight:g}" for p in prompts) or "none"
 

@@ -69,7 +69,7 @@ def cached(judge_of: JudgeOf | None) -> JudgeOf:
 
 
 def own_judge(found: Sequence[Found]) -> str:
-    """The hash of the judge that the runs have in common; "" when none was judged."""
+    """SHA-256 of the judge that the runs have in common; "" when none was judged, InputError when there are several."""
     runs = [each.run for each in found if each.status == "done" and each.run and each.run.verdict]
     by = {run.weights["judge"]: run for run in runs if "judge" in run.weights}
     if len(by) > 1:
@@ -79,16 +79,16 @@ def own_judge(found: Sequence[Found]) -> str:
     return next(iter(by), "")
 
 
-def judged(found: Found, sha256: str, ask: JudgeOf, *, eye: str = "") -> Found:
+def judged(found: Found, sha256: str, ask: JudgeOf, *, sketch: str = "") -> Found:
     """With the verdict of the judge `sha256`, made or remembered; without pictures only what steered is looked at.
 
-    A verdict by older rules, which asked something else, is made anew where there is a judge to ask. `eye`: the
+    A verdict by older rules, which asked something else, is made anew where there is a judge to ask. `sketch`: the
     judge's sketch, where it is known.
     """
     run = found.run
     if run is None or not sha256:
         return found
-    steered = sha256 in steering(run.weights).values() or _saved_again(run, eye)
+    steered = sha256 in steering(run.weights).values() or _saved_again(run, sketch)
     verdict, refusal = None, ""
     if found.status == "done":
         verdict = run.verdict if run.weights.get("judge") == sha256 else None
@@ -100,10 +100,10 @@ def judged(found: Found, sha256: str, ask: JudgeOf, *, eye: str = "") -> Found:
     return replace(found, verdict=verdict, self_scored=steered, refusal=refusal)
 
 
-def _saved_again(run: Run, eye: str) -> bool:
+def _saved_again(run: Run, sketch: str) -> bool:
     """Whether one of the CLIPs behind a run is the judge in another file."""
-    mine = eye or run.eyes.get("judge", "")
-    return any(alike(mine, each) for each in steering(run.eyes).values()) if mine else False
+    mine = sketch or run.sketches.get("judge", "")
+    return any(alike(mine, each) for each in steering(run.sketches).values()) if mine else False
 
 
 def judge_name(found: Sequence[Found], ask: JudgeOf) -> str:

@@ -122,7 +122,7 @@ def parse(text: str, source: str) -> Node:
 
 
 def flow(text: str, where: str, *, records: bool = False) -> Node:
-    """One list or mapping, written as JSON or YAML in a text that stands at `where`; bounds and errors as for `parse`.
+    """One list or mapping, written as JSON or YAML in a text at `where`; bounds and InputError as for `parse`.
 
     With `records` a JSON list may hold texts and mappings only: what else there is YAML reads, where 1 has a text too.
     """

@@ -37,7 +37,7 @@ def _undenoised(config: Config) -> bool:
     return config.denoiser.model == "none" or (config.denoiser.model == "auto" and not starter)
 
 
-def _asked(config: Config, part: str) -> list[Any]:
+def _prompts(config: Config, part: str) -> list[Any]:
     """The prompts of all pictures that are include, exclude or extras."""
     return [prompt for picture in pictures(config) for prompt in getattr(picture, part)]
 
@@ -68,17 +68,17 @@ RULES: tuple[Rule, ...] = (
     Rule(("coarse", "tries"), "a start picture is the only start, at full size",
          lambda c: c.backend == "vqgan" and _started(c)),
     Rule(("tries_share",), "there is one start, and no exclude or extra that begins after the tries",
-         lambda c: (c.tries == 1 or _started(c)) and not (_asked(c, "exclude") or _asked(c, "extras"))),
+         lambda c: (c.tries == 1 or _started(c)) and not (_prompts(c, "exclude") or _prompts(c, "extras"))),
     Rule(("denoiser.noise", "denoiser.noise_end", "denoiser.strength", "denoiser.churn"), "there is no denoiser",
          _undenoised),
     Rule(("denoiser.strength",), "there is no start picture", lambda c: not _started(c)),
     Rule(WARPED, "crops.method is pooled", lambda c: c.crops.method == "pooled"),
     Rule(("crops.shift",), "only crops.method padded shifts the picture", lambda c: c.crops.method != "padded"),
     Rule(("losses.roles",), "with losses.join features the excludes are one text", lambda c: c.losses.join != "apart"),
-    Rule(("losses.exclude", "losses.exclude_stop"), "nothing is excluded", lambda c: not _asked(c, "exclude")),
+    Rule(("losses.exclude", "losses.exclude_stop"), "nothing is excluded", lambda c: not _prompts(c, "exclude")),
     Rule(("losses.exclude_stop",), "each exclude has a stop of its own",
-         lambda c: all(prompt.stop is not None for prompt in _asked(c, "exclude"))),
-    Rule(("losses.extras",), "there are no extras", lambda c: not _asked(c, "extras")),
+         lambda c: all(prompt.stop is not None for prompt in _prompts(c, "exclude"))),
+    Rule(("losses.extras",), "there are no extras", lambda c: not _prompts(c, "extras")),
     Rule(("exclude",), "losses.exclude is 0", lambda c: c.losses.exclude == 0 and _makers(c) == {"vqgan"}),
     Rule(("extras",), "losses.extras is 0", lambda c: c.losses.extras == 0 and SD not in _makers(c)),
     Rule(("kandinsky.strength",), "there is no start picture", lambda c: c.backend != "kandinsky" or not _started(c)),
@@ -113,12 +113,13 @@ def notices(origins: Mapping[str, str], configs: Sequence[Config], *, rules: Seq
     """One line for each reason why settings have no effect or may spoil the picture, and for prompts at odds.
 
     Args:
-        origins: where each key was set. configs: of the run, or of all variants of a comparison: what one of them
-            uses has an effect.
+        origins: where each key was set.
+        configs: of the run, or of all variants of a comparison: what one of them uses has an effect.
+        rules: which keys have an effect when.
     """
     idle: dict[str, list[str]] = {}
     working = []
-    for key in _given(origins, configs[0]):
+    for key in _set_by_user(origins, configs[0]):
         reasons = [_reason(key, config, rules) for config in configs]
         why = reasons[0] if all(reasons) else None
         if why:
@@ -133,7 +134,7 @@ def notices(origins: Mapping[str, str], configs: Sequence[Config], *, rules: Seq
     return [*lines, *dict.fromkeys(line for config in configs for line in _contradictions(config))]
 
 
-def _given(origins: Mapping[str, str], config: Config) -> Iterator[str]:
+def _set_by_user(origins: Mapping[str, str], config: Config) -> Iterator[str]:
     """The keys that the user has set to something else than the default."""
     now, default = asdict(config), asdict(Config())
     for key in leaves():
@@ -158,7 +159,7 @@ def _contradictions(config: Config) -> Iterator[str]:
         for prompt in picture.include:
             if _plain(prompt.text) in unwanted:
                 yield f"{prompt.text!r} is included and excluded; the two pull against each other"
-    every = [prompt for part in ("include", "exclude", "extras") for prompt in _asked(config, part)]
+    every = [prompt for part in ("include", "exclude", "extras") for prompt in _prompts(config, part)]
     stopped = [prompt.text for prompt in every if prompt.stop is not None]
     if stopped and "vqgan" not in _makers(config):
         yield f"the stop of {stopped[0]!r} has no effect: nothing stops early with {config.backend}"

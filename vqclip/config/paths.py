@@ -31,6 +31,8 @@ def resolve(value: str, folder: Path, kind: str) -> str:
     """The value with the path in it, if there is one, made absolute as seen from `folder`.
 
     Args:
+        value: as it was written.
+        folder: absolute; a path in `value` is relative to it.
         kind: "file" is always a path; "weights" may be a name of the catalogue or "open_clip:MODEL:PATH" instead,
             "pipeline" a repository of the hub; the names of starter models stay too. A pin stays where it is.
     """

@@ -68,12 +68,16 @@ def load(path: Path | None, overrides: Sequence[str] = (), *, prompted: bool = T
     if path is not None:
         text = read(path)
         files = _files(path, text, chain=())
-    config, origins = _assemble([*files, *_given(overrides)], prompted=prompted)
+    config, origins = _assemble([*files, *_from_overrides(overrides)], prompted=prompted)
     return Loaded(config, text, origins)
 
 
 def load_over(config: Config, overrides: Sequence[str], *, source: str) -> Loaded:
-    """Apply `key.sub=value` overrides to a complete config; `source` names where that came from."""
+    """Apply `key.sub=value` overrides to a complete config; `source` names where that came from.
+
+    Raises:
+        InputError: as for `load`.
+    """
     return over([layer_of(config, source)], overrides)
 
 
@@ -83,8 +87,12 @@ def layer_of(config: Config, source: str = "") -> Layer:
 
 
 def over(layers: Sequence[Layer], overrides: Sequence[str]) -> Loaded:
-    """Apply `key.sub=value` overrides to layers that were read elsewhere; the paths in these stay as they are."""
-    merged, origins = _assemble([*layers, *_given(overrides)])
+    """Apply `key.sub=value` overrides to layers that were read elsewhere; the paths in these stay as they are.
+
+    Raises:
+        InputError: as for `load`.
+    """
+    merged, origins = _assemble([*layers, *_from_overrides(overrides)])
     return Loaded(merged, "", origins)
 
 
@@ -109,7 +117,7 @@ def from_mapping(values: Mapping[str, Any], source: str) -> Config:
     return config
 
 
-def _given(overrides: Sequence[str]) -> list[Layer]:
+def _from_overrides(overrides: Sequence[str]) -> list[Layer]:
     return [located(read_override(each), Path()) for each in overrides]
 
 

@@ -49,7 +49,7 @@ def unknown(path: str, where: str, near: Iterable[str]) -> InputError:
 
 
 def read_value(node: Node, key: Key, path: str) -> Any:
-    """One leaf as the plain value that the schema's dataclass holds."""
+    """One leaf as the plain value that the schema's dataclass holds; InputError for another kind or out of range."""
     if key.optional and (node.value is None or node.value == "none"):
         return None
     if key.kind in RECORDS:

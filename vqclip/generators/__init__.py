@@ -39,4 +39,4 @@ class Generator(Protocol):
         """Latents (B, C, h, w) -> images (B, 3, H, W) float32 in [0, 1]."""
 
     def project(self, latent: Tensor) -> Tensor:
-        """What an updated latent becomes: the nearest one inside the codebook's range, where it is held there."""
+        """What an updated latent (B, C, h, w) becomes: the nearest in the codebook's range, where it is held there."""

@@ -25,7 +25,7 @@ _CHANNELS = 512  # of a layer, at most
 
 
 def mixture(level: Tensor) -> tuple[Tensor, Tensor]:
-    """The factors of the clean latent and of the noise at a level in [0, 1); their squares add up to 1.
+    """The factors of the clean latent and of the noise at a level in [0, 1), of any shape; their squares add up to 1.
 
     Their ratio is `SHIFT` times a cosine schedule's (Nichol and Dhariwal 2021; the shift as in Hoogeboom et al. 2023,
     "simple diffusion").
@@ -93,7 +93,7 @@ class Denoiser:
 
 
 def build(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> nn.Module:
-    """The network of a weight file, loaded strictly.
+    """The network of a weight file, from its state dict and metadata, loaded strictly as float32.
 
     Raises:
         WeightsError: another kind of file, sizes out of bounds, or weights that do not fit them.

@@ -16,7 +16,8 @@ def nearest_codes(latent: Tensor, codebook: Tensor, square_norms: Tensor) -> Ten
 
     Args:
         latent: (B, D, h, w) float32.
-        codebook: (K, D) float32 rows. square_norms: (K,) their squared lengths.
+        codebook: (K, D) float32 rows.
+        square_norms: (K,) their squared lengths.
 
     Returns:
         (B, h, w) int64.
@@ -56,7 +57,11 @@ class _Swap(torch.autograd.Function):
 
 
 def straight_through(source: Tensor, value: Tensor) -> Tensor:
-    """`value` forward, identity onto `source` backward (Bengio et al. 2013; VQ-VAE, van den Oord et al. 2017)."""
+    """`value` forward, identity onto `source` backward; both of one, any shape.
+
+    Bengio et al. 2013, "Estimating or Propagating Gradients Through Stochastic Neurons"; in a VQ-VAE van den Oord et
+    al. 2017, section 3.2.
+    """
     swapped: Tensor = _Swap.apply(source, value)  # type: ignore[no-untyped-call]  # torch leaves `apply` untyped
     return swapped
 
@@ -75,7 +80,7 @@ class _ClampWithGrad(torch.autograd.Function):
 
 
 def clamp_with_grad(value: Tensor, low: float, high: float) -> Tensor:
-    """Clamp whose gradient survives saturation where descending it would bring the value back.
+    """Clamp, of any shape, whose gradient survives saturation where descending it would bring the value back.
 
     Inside [low, high] all gradient passes; outside, only that which moves the value towards the range
     (gradient x excess >= 0). A plain clamp leaves saturated pixels stuck for ever.

@@ -137,7 +137,7 @@ def is_decoders(name: str) -> bool:
 
 
 def build(state: Mapping[str, Tensor], *, groups: int = _TAMING_GROUPS) -> VQModel:
-    """A frozen network in eval mode with the weights of `state`, loaded strictly.
+    """A frozen network in eval mode with the weights of a state dict, loaded strictly as float32.
 
     Raises:
         WeightsError: unknown layout, implausible size, missing or surplus keys.
@@ -248,11 +248,11 @@ class VQGAN:
         return self._clip((out.to(self._exact) + 1) / 2, 0, 1)
 
     def project(self, latent: Tensor) -> Tensor:
-        """Clamp each channel to the codebook's range and go the share `pull` of the way to the nearest codes.
+        """Clamp each channel of a latent (B, C, h, w) to the codebook's range and pull it towards its nearest codes.
 
-        The box of the channel ranges is much larger than the set of codes: without a pull, latents drift to
-        corners far from every code, where moving them changes no picture any more. Latents that are not bounded are
-        only pulled.
+        It goes the share `pull` of the way. The box of the channel ranges is much larger than the set of codes: without
+        a pull, latents drift to corners far from every code, where moving them changes no picture any more. Latents
+        that are not bounded are only pulled.
         """
         inside = latent.clamp(self._low, self._high) if self.bounded else latent
         if not self.pull:
@@ -262,7 +262,11 @@ class VQGAN:
 
 
 def groups_of(metadata: Mapping[str, object]) -> int:
-    """GroupNorm groups from a file's metadata ("architecture" JSON, key norm_groups); 32 where it says nothing."""
+    """GroupNorm groups from a file's metadata ("architecture" JSON, key norm_groups); 32 where it says nothing.
+
+    Raises:
+        WeightsError: no JSON object, or no whole number from 1 to 64.
+    """
     try:
         groups = json.loads(str(metadata.get("architecture", "{}"))).get("norm_groups", _TAMING_GROUPS)
     except (ValueError, AttributeError) as error:

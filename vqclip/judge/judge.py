@@ -38,7 +38,7 @@ class Judge:
         include: the texts that should win. rivals: for each of them, other texts by what they swap.
         exclude: texts that should lose to it.
         self_scored: the judge also steered the picture.
-        aside: entered while the rivals are read: nobody wrote them, so that nothing is to be said of them.
+        muted: entered while the rivals are read: nobody wrote them, so that nothing is to be said of them.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Judge:
         rivals: Sequence[Rivals],
         exclude: Sequence[str] = (),
         self_scored: bool = False,
-        aside: AbstractContextManager[object] | None = None,
+        muted: AbstractContextManager[object] | None = None,
     ) -> None:
         self._perceptor, self.name, self.self_scored = perceptor, name, self_scored
         unread, lost = _unread(perceptor, include), _unread(perceptor, exclude)
@@ -62,7 +62,7 @@ class Judge:
         legible = [text for text in exclude if not perceptor.read(text).unread]
         own = perceptor.embed_text([*include, *legible])  # (I + X, E)
         self._include, self._exclude = own[: len(include)], own[len(include) :]
-        with aside or nullcontext():
+        with muted or nullcontext():
             self._questions = {
                 kind: _Question(perceptor, include, [each.get(kind, ()) for each in rivals], grounds=kind == "colour")
                 for kind in (*PARTS, BOTH, WORD)
@@ -83,13 +83,13 @@ class Judge:
         kept = [(self._include @ both).mean()[None]]
         if len(self._exclude):
             kept.append((self._exclude @ both).max()[None])
-        told = iter(torch.cat([*ahead.values(), *kept]).tolist())  # device sync, the only one
-        gaps = {kind: list(islice(told, len(each))) for kind, each in ahead.items()}
+        numbers = iter(torch.cat([*ahead.values(), *kept]).tolist())  # device sync, the only one
+        gaps = {kind: list(islice(numbers, len(each))) for kind, each in ahead.items()}
         everyone = [gap for each in gaps.values() for gap in each]
-        include, exclude = next(told), next(told, None)
+        include, exclude = next(numbers), next(numbers, None)
         if not all(map(math.isfinite, [*everyone, include, *([] if exclude is None else [exclude])])):
             return None
-        rank, among = _place(everyone)
+        rank, among = _rank(everyone)
         return Verdict(
             judge=self.name,
             rank=rank,
@@ -99,11 +99,11 @@ class Judge:
             margin=-max(everyone) if everyone else 0.0,
             self_scored=self.self_scored,
             exclude_margin=None if exclude is None else include - exclude,
-            parts={part: _place(gaps[part]) for part in PARTS if part in gaps},
+            parts={part: _rank(gaps[part]) for part in PARTS if part in gaps},
         )
 
     def curve(self, image: Tensor) -> Mapping[str, float]:
-        """The verdict as numbers for the metrics of one step; none from a judge that refuses."""
+        """The verdict on an image (3, H, W) as numbers for the metrics of one step; none from a judge that refuses."""
         verdict = self.judge(image)
         if verdict is None:
             return {}
@@ -165,7 +165,7 @@ class _Question:
         return found[rivals] - found[owners]
 
 
-def _place(ahead: Sequence[float]) -> tuple[int, int]:
+def _rank(ahead: Sequence[float]) -> tuple[int, int]:
     """The prompt's rank among rivals, and the number of texts, from how far each rival is ahead of it."""
     return 1 + sum(gap > 0 for gap in ahead), 1 + len(ahead)
 

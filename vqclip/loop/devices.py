@@ -17,7 +17,7 @@ WITHOUT_GRID_SAMPLE: Final = frozenset({"mps"})
 
 
 def in_one_copy(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
-    """CPU tensors as float32 on a device, in their order and shapes; the host does not wait for CUDA.
+    """CPU tensors of any shape as float32 on a device, in their order; the host does not wait for CUDA.
 
     A tensor of whole numbers below 2^24 keeps them exactly.
     """
@@ -35,11 +35,14 @@ def seeded(device: torch.device, seed: int) -> torch.Generator:
 
 
 def sample_at(picture: Tensor, grid: Tensor, mode: str, padding: str, *, align_corners: bool) -> Tensor:
-    """What one picture (1, C, H, W) shows at N grids (N, h, w, 2) of x, y in [-1, 1]: (N, C, h, w).
+    """What one picture shows at N grids, (N, C, h, w): the numbers of torch's grid_sample, also on devices without it.
 
     Args:
-        mode: "bilinear" or "nearest". padding: "border", "reflection" or "zeros", as of torch's grid_sample, whose
-            numbers these are. The grid has no gradient on devices without it.
+        picture: (1, C, H, W).
+        grid: (N, h, w, 2) of x, y in [-1, 1]; it has no gradient on devices in `WITHOUT_GRID_SAMPLE`.
+        mode: "bilinear" or "nearest".
+        padding: "border", "reflection" or "zeros".
+        align_corners: whether -1 and 1 are the centres of the outermost pixels or their outer edges.
     """
     if picture.device.type in WITHOUT_GRID_SAMPLE:
         return gathered(picture, grid, mode, padding, align_corners=align_corners)
@@ -48,7 +51,7 @@ def sample_at(picture: Tensor, grid: Tensor, mode: str, padding: str, *, align_c
 
 
 def gathered(picture: Tensor, grid: Tensor, mode: str, padding: str, *, align_corners: bool) -> Tensor:
-    """`sample_at` by looking up pixels one by one, whose gradient every device has."""
+    """`sample_at`, (N, C, h, w), by looking up pixels one by one, whose gradient every device has."""
     height, width = picture.shape[-2:]
     x, y = (
         _place(grid[..., axis], length, padding, align_corners=align_corners)

@@ -30,7 +30,7 @@ _START, _END = "<|startoftext|>", "<|endoftext|>"
 
 
 def build(state: Mapping[str, Tensor]) -> CLIP:
-    """A frozen float32 `clip.model.CLIP` in eval mode with the weights of `state`, loaded strictly.
+    """A frozen float32 `clip.model.CLIP` in eval mode with the weights of a state dict, loaded strictly.
 
     `state` has openai-clip's key names; `input_resolution`, `context_length` and `vocab_size`, which
     its archives carry as extra entries, are ignored.
@@ -101,6 +101,9 @@ class ClipPerceptor:
             in training (starter models), None for the full vocabulary.
         too_long: "error" or "truncate", for texts over the context length.
         notice: called with one line when a text is truncated; what cannot be read is for `read` to tell.
+
+    Raises:
+        WeightsError: `token_ids` that do not rise.
     """
 
     def __init__(

@@ -49,7 +49,7 @@ def parse(name: str) -> Named:
 
 
 def looks_like_open_clip(state: Mapping[str, Tensor]) -> bool:
-    """Whether the keys are ones that OpenAI's layout never has: timm trunks, text towers of their own.
+    """Whether the keys of a state dict are ones that OpenAI's layout never has: timm trunks, text towers of their own.
 
     False proves nothing: open_clip's plain ViTs and ResNets have OpenAI's keys, and no tensor tells which
     activation they were trained with. There only the name of the architecture decides.
@@ -61,7 +61,7 @@ def build(state: Mapping[str, Tensor], *, model: str, tag: str | None = None) ->
     """A frozen float32 open_clip network in eval mode with the weights of `state`, loaded strictly.
 
     Args:
-        state: tensors in open_clip's layout of that architecture, of any float type.
+        state: a state dict in open_clip's layout of that architecture, of any float type.
         model: open_clip's name of the architecture, such as "ViT-B-32-256" or "ViT-B-32-quickgelu".
         tag: open_clip's name of the published weights, such as "datacomp_s34b_b86k". It decides mean and
             deviation of the pictures. Without it all published weights of that architecture must agree
@@ -150,7 +150,7 @@ class OpenClipPerceptor:
         return F.normalize(features.float(), dim=-1)
 
     def tokens(self, texts: Sequence[str]) -> Tensor:
-        """T texts -> (T, context) int64 on the CPU, by open_clip's own tokenizer; raises as `embed_text` does."""
+        """T texts -> (T, context) int64 on the CPU, by open_clip's tokenizer; InputError for one that is too long."""
         for text in texts:
             count, room = self._count(text)
             if count > room:

@@ -20,6 +20,7 @@ def fast_image_tower(visual: Any, dtype: torch.dtype) -> nn.Module:
 
     Args:
         visual: a `clip.model.VisionTransformer` or `clip.model.ModifiedResNet`, float32 and frozen.
+        dtype: of weights and activations.
     """
     if dtype == torch.float64:  # what is folded into weights below is then folded at that precision
         visual = copy.deepcopy(visual).double()

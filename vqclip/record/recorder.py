@@ -57,8 +57,11 @@ class Recorder:
         log_every: steps between two lines of metrics.jsonl; the first and the last are always there.
         score: numbers of a judge for an image (3, H, W), asked each `score_every` steps (0: never) and at the end.
         facts: JSON values for run.json; "config", "versions", "weights" and "files" also go into picture and films;
-            what these shall say instead is put into `told` before the first step, see `metadata.embed`.
+            what these shall say instead is put into `recipe` before the first step, see `metadata.embed`.
         scale: whole factor by which films are larger than the picture.
+
+    Raises:
+        ResourceError: the folder cannot be written to.
     """
 
     def __init__(
@@ -80,7 +83,7 @@ class Recorder:
         self._plan, self._formats, self._keep = plan, tuple(formats), keep_frames
         self._log_every, self._score, self._score_every = log_every, score, score_every
         self._facts, self._stops = dict(facts), stops
-        self.told = {name: self._facts.get(name, {}) for name in ("config", "versions", "weights", "files")}
+        self.recipe = {name: self._facts.get(name, {}) for name in ("config", "versions", "weights", "files")}
         self._scale = scale
         self._video: video.VideoWriter | None = None
         self._film: Film | None = None
@@ -408,7 +411,7 @@ class Recorder:
 
     def _texts(self) -> dict[str, str]:
         """What picture and films carry."""
-        return metadata.embed(job=self.job, **self.told)
+        return metadata.embed(job=self.job, **self.recipe)
 
     def _outcome(self, result: Result | None) -> dict[str, Any]:
         """What there is to say once the run is over."""

@@ -16,22 +16,22 @@ from vqclip.judge.statistics import FEWEST
 from vqclip.report import embedded, evidence, summary_view, wording
 from vqclip.report.embedded import Allowance, Picture
 from vqclip.report.evidence import Curves, Facts
-from vqclip.report.run_view import Asked, Panel, asked, panels
+from vqclip.report.run_view import Panel, PromptRow, panels, prompt_rows
 from vqclip.report.summary_view import SHOWN, Column, Duel, Row, Variant, index
 
 MOST_CELLS: Final = 4096
 
-_Place = tuple[int, int, int]  # of a cell: prompt, seed, variant
+_Key = tuple[int, int, int]  # of a cell: prompt, seed, variant
 
 
 @dataclass(frozen=True)
 class Shot:
-    """One cell: its picture and film, or why there is none; `told` are its numbers."""
+    """One cell: its picture and film, or why there is none; `numbers` are its ranks, margins and time."""
 
     variant: Column
     state: str  # done, failed or missing
     error: str = ""
-    told: list[str] = field(default_factory=list)
+    numbers: list[str] = field(default_factory=list)
     unjudged: str = ""  # why there is no verdict
     self_scored: bool = False
     picture: Picture | None = None
@@ -59,7 +59,7 @@ class Section:
     """Everything about one prompt, or about several with one picture each."""
 
     title: str
-    asked: list[Asked]
+    prompts: list[PromptRow]
     series: list[Series]
     panels: list[Panel]
     several: bool = False
@@ -128,7 +128,7 @@ class _Cells:
         self._folder, self._films, self._pictures = folder, films, pictures
         self._seeds = report.wholes("seeds")
         self._count = 0
-        self._cells: dict[_Place, Facts] = {}
+        self._cells: dict[_Key, Facts] = {}
         prompts, variants = len(report.each("prompts")), len(report.each("variants"))
         if len(report.each("cells")) > MOST_CELLS:
             raise InputError(f"{report.where}: more than {MOST_CELLS} cells; a page that long opens nowhere")
@@ -142,7 +142,7 @@ class _Cells:
         """What the columns are, and the sections of the page."""
         if any(len(self._of(prompt, seed)) > 1 for prompt, seed, _ in self._cells):
             return variants, [self._paired(each, number, variants) for number, each in enumerate(prompts)]
-        by_prompt: dict[int, list[_Place]] = {}
+        by_prompt: dict[int, list[_Key]] = {}
         for place in sorted(self._cells):
             by_prompt.setdefault(place[0], []).append(place)
         if len(by_prompt) > 1 and all(len(places) == 1 for places in by_prompt.values()):
@@ -153,7 +153,8 @@ class _Cells:
         of_name = {name: Column(name, number) for number, name in enumerate(dict.fromkeys(names.values()))}
         return list(of_name.values()), [
             self._alone(
-                prompts[number].text("title"), asked(prompts[number]), {each: of_name[names[each]] for each in places}
+                prompts[number].text("title"), prompt_rows(prompts[number]),
+                {each: of_name[names[each]] for each in places},
             )
             for number, places in by_prompt.items()
         ]
@@ -162,10 +163,10 @@ class _Cells:
         """The variants that were asked for this prompt with this seed."""
         return [place[2] for place in self._cells if place[:2] == (prompt, seed)]
 
-    def _names(self, places: Sequence[_Place], titles: Sequence[str], variants: list[Variant]) -> dict[_Place, str]:
+    def _names(self, places: Sequence[_Key], titles: Sequence[str], variants: list[Variant]) -> dict[_Key, str]:
         """What tells the pictures of these places apart, in words; with `titles` where it is the prompts too."""
         seeds, used = ({place[part] for place in places} for part in (1, 2))
-        names: dict[_Place, str] = {}
+        names: dict[_Key, str] = {}
         for prompt, seed, variant in places:
             parts = [*titles[prompt : prompt + 1], *([variants[variant].name] if len(used) > 1 else [])]
             name = ", ".join([*parts, *([f"seed {seed}"] if len(seeds) > 1 or not parts else [])])
@@ -181,19 +182,19 @@ class _Cells:
             cells = [(self._cells.get((number, seed, each.colour)), each) for each in variants]
             if shots := [self._shot(cell, each, drawn) for cell, each in cells if cell]:
                 series.append(self._series(f"seed {seed}", shots))
-        return Section(facts.text("title"), asked(facts), series, panels(drawn))
+        return Section(facts.text("title"), prompt_rows(facts), series, panels(drawn))
 
     def _alone(
-        self, title: str, prompts: list[Asked], columns: Mapping[_Place, Column], besides: Sequence[Facts] = ()
+        self, title: str, prompts: list[PromptRow], columns: Mapping[_Key, Column], besides: Sequence[Facts] = ()
     ) -> Section:
         """Pictures without a counterpart, side by side; `besides` says by prompt what they were not named by."""
         drawn: dict[int, list[Curves]] = {column.colour: [] for column in columns.values()}
         shots = []
         for place, column in columns.items():
             shot = self._shot(self._cells[place], column, drawn)
-            of_prompt = [each for facts in besides[place[0] : place[0] + 1] for each in asked(facts)]
+            of_prompt = [each for facts in besides[place[0] : place[0] + 1] for each in prompt_rows(facts)]
             more = [f"{each.kind} {each.text}" for each in of_prompt if each.kind != "include"]
-            shots.append(replace(shot, told=[*shot.told, *more]))
+            shots.append(replace(shot, numbers=[*shot.numbers, *more]))
         return Section(title, prompts, [self._series("", shots)], panels(drawn), several=bool(besides))
 
     def _series(self, name: str, shots: list[Shot]) -> Series:
@@ -204,23 +205,23 @@ class _Cells:
         """One cell; only a finished one's folder is opened."""
         if cell.text("status") != "done":
             return Shot(variant, "failed" if cell.text("status") == "failed" else "missing", cell.text("error"))
-        place = embedded.inside(self._folder, cell.text("folder"))
-        drawn[variant.colour].append(evidence.curves(place / "metrics.jsonl"))
-        film = embedded.film(place / "progress.mp4", self._films)
+        folder = embedded.inside(self._folder, cell.text("folder"))
+        drawn[variant.colour].append(evidence.curves(folder / "metrics.jsonl"))
+        film = embedded.film(folder / "progress.mp4", self._films)
         return Shot(
             variant,
             "done",
-            told=_told(cell),
+            numbers=_numbers(cell),
             unjudged=cell.text("unjudged"),
             self_scored=cell.flag("self_scored"),
-            picture=embedded.picture(place / "final.png", self._pictures),
+            picture=embedded.picture(folder / "final.png", self._pictures),
             film=film,
-            poster=embedded.poster(place / "final.png", self._pictures) if film else "",
-            film_left_out=film is None and (place / "progress.mp4").exists(),
+            poster=embedded.poster(folder / "final.png", self._pictures) if film else "",
+            film_left_out=film is None and (folder / "progress.mp4").exists(),
         )
 
 
-def _told(cell: Facts) -> list[str]:
+def _numbers(cell: Facts) -> list[str]:
     """Ranks, margins and time of one picture."""
     rank, among, seconds = cell.whole("rank"), cell.whole("among"), cell.number("seconds")
     margins = [(name, cell.number(key)) for name, key in (("margin", "margin"), ("exclude margin", "exclude_margin"))]

@@ -109,7 +109,7 @@ class Point(NamedTuple):
 
 
 def parts(verdict: Facts) -> dict[str, tuple[int, int]]:
-    """Rank and number of texts of thing, colour and ground in a verdict, as far as it has them."""
+    """Rank and number of texts of thing, colour and ground, as far as a verdict has them; InputError for others."""
     found = verdict.inner("parts")
     places = {part: found.wholes(part) for part in PARTS}
     if wrong := next((part for part, place in places.items() if len(place) not in (0, 2)), None):

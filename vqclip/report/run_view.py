@@ -41,7 +41,7 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Asked:
+class PromptRow:
     """One prompt: which kind, its text, and as text its weight, its stop and the last value of its loss."""
 
     kind: str
@@ -68,7 +68,7 @@ class RunView:
     state: str  # done, interrupted, failed or running
     status: str
     error: str
-    told: list[tuple[str, str]]
+    numbers: list[tuple[str, str]]
     picture: Picture | None
     film: str | None
     poster: str
@@ -77,7 +77,7 @@ class RunView:
     verdict: list[str]
     unjudged: str  # why there is no verdict, where the judge said so
     self_scored: bool
-    asked: list[Asked]
+    prompts: list[PromptRow]
     panels: list[Panel]
     settings: list[Setting]
     changes: int
@@ -104,7 +104,7 @@ def view(folder: Path, *, film_limit: int, picture_limit: int) -> RunView:
         state="failed" if dead else state,
         status=wording.ENDED if dead else wording.STATUS[state],
         error=facts.text("error"),
-        told=_told(facts, job),
+        numbers=_numbers(facts, job),
         picture=embedded.picture(folder / "final.png", pictures),
         film=film,
         poster=embedded.poster(folder / "final.png", pictures) if film else "",
@@ -113,7 +113,7 @@ def view(folder: Path, *, film_limit: int, picture_limit: int) -> RunView:
         verdict=verdict_of(verdict),
         unjudged=_unjudged(facts.texts("warnings")),
         self_scored=verdict.flag("self_scored"),
-        asked=asked(job, facts.inner("terms")),
+        prompts=prompt_rows(job, facts.inner("terms")),
         panels=panels({0: [found]}),
         settings=settings,
         changes=sum(setting.default is not None for setting in settings),
@@ -128,7 +128,7 @@ def view(folder: Path, *, film_limit: int, picture_limit: int) -> RunView:
 
 def _unjudged(warnings: list[str]) -> str:
     """Why the judge gave no verdict, "" where no warning says so."""
-    refusal = next((told for told in warnings if told.startswith(wording.REFUSAL)), "")
+    refusal = next((warning for warning in warnings if warning.startswith(wording.REFUSAL)), "")
     return refusal[:1].upper() + refusal[1:]
 
 
@@ -151,20 +151,20 @@ def verdict_of(facts: Facts) -> list[str]:
     )
 
 
-def asked(facts: Facts, terms: Facts | None = None) -> list[Asked]:
+def prompt_rows(facts: Facts, terms: Facts | None = None) -> list[PromptRow]:
     """The prompts of a job in the order include, exclude, extras; texts alone have no weight to show."""
     rows = []
     for kind in KINDS:
         listed = facts.value.get(kind)
         if isinstance(listed, list) and all(isinstance(each, str) for each in listed):
-            rows += [Asked(kind, text) for text in listed]
+            rows += [PromptRow(kind, text) for text in listed]
             continue
         for each in facts.each(kind):
             text, stop = each.text("text"), each.number("stop")
             loss = terms.number(f"{kind}: {text}") if terms else None
             weight = each.number("weight")
             shown = "" if weight is None else f"{weight:g}"
-            rows.append(Asked(kind, text, shown, "" if stop is None else f"{stop:g}", wording.number(loss)))
+            rows.append(PromptRow(kind, text, shown, "" if stop is None else f"{stop:g}", wording.number(loss)))
     return rows
 
 
@@ -196,7 +196,7 @@ def _panel(name: str, lines: list[tuple[int, list[Point]]], *, judged: bool = Fa
     return Panel(name, note, last, by_step, by_second, judged)
 
 
-def _told(facts: Facts, job: Facts) -> list[tuple[str, str]]:
+def _numbers(facts: Facts, job: Facts) -> list[tuple[str, str]]:
     """The few numbers that one wants to know first."""
     sides, steps, seconds = job.wholes("size"), facts.whole("steps"), facts.number("seconds")
     asked_for = job.whole("steps")
@@ -204,7 +204,7 @@ def _told(facts: Facts, job: Facts) -> list[tuple[str, str]]:
     pace = f"{wording.number(steps / seconds)} steps a second" if steps and seconds else ""
     where = [facts.text("device"), facts.text("precision")]
     threads = facts.whole("threads")
-    told = [
+    numbers = [
         ("size", " \u00d7 ".join(str(side) for side in sides)),
         ("steps", "" if steps is None else f"{steps} of {asked_for}" if cut_short else str(steps)),
         ("time", "" if seconds is None else wording.duration(seconds)),
@@ -216,7 +216,7 @@ def _told(facts: Facts, job: Facts) -> list[tuple[str, str]]:
         ("started", facts.text("started")),
         ("peak memory", "" if (peak := facts.number("peak_memory_bytes")) is None else wording.size(peak)),
     ]
-    return [(name, value) for name, value in told if value]
+    return [(name, value) for name, value in numbers if value]
 
 
 def _settings(facts: Facts) -> list[Setting]:

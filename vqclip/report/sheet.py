@@ -53,7 +53,7 @@ def contact_sheet(report: Mapping[str, Any], root: Path) -> Image.Image:
         _write(draw, (plan.left(number, 0), _MARGIN + 28), name, width=plan.block - _BLOCK, font=small)
     for number, prompt in enumerate(report["prompts"]):
         at = (_MARGIN, plan.top(number) - _LINE - 2)
-        _write(draw, at, _asked(prompt), width=plan.size[0] - 2 * _MARGIN, font=small)
+        _write(draw, at, _prompt_text(prompt), width=plan.size[0] - 2 * _MARGIN, font=small)
     seeds = {seed: number for number, seed in enumerate(report["seeds"])}
     for cell in report["cells"]:
         left, top = plan.left(cell["variant"], seeds[cell["seed"]]), plan.top(cell["prompt"])
@@ -122,7 +122,7 @@ def _title(report: Mapping[str, Any]) -> str:
     return str(report["title"]) + (f" - ranks by {judge['name']}" if judge else "")
 
 
-def _asked(prompt: Mapping[str, Any]) -> str:
+def _prompt_text(prompt: Mapping[str, Any]) -> str:
     """A prompt with what all of its pictures were to leave out or have besides."""
     parts = ((name, [each["text"] for each in prompt[name]]) for name in ("exclude", "extras"))
     return "   ".join([str(prompt["title"]), *(f"{name}: {', '.join(texts)}" for name, texts in parts if texts)])

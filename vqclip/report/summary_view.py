@@ -119,7 +119,7 @@ def variant(facts: Facts, place: int) -> Variant:
 
 
 def duel(facts: Facts, variants: list[Variant]) -> Duel:
-    """One line of `pairs`; its metric is one of SHOWN."""
+    """One line of `pairs`; its metric is one of SHOWN. Raises InputError for variants that there are not."""
     name, gap, decided = facts.text("metric"), facts.number("difference"), facts.flag("decided")
     first, second = (variants[index(facts, key, len(variants))] for key in ("first", "second"))
     metric = SHOWN[name]
@@ -151,7 +151,7 @@ def _interval(low: float | None, high: float | None, say: Say) -> str:
 
 
 def rows(report: Facts, variants: list[Variant], duels: list[Duel]) -> list[Row]:
-    """The summary, metric by metric, in the order of METRICS."""
+    """The summary, metric by metric, in the order of METRICS. Raises InputError for variants that there are not."""
     found = {(index(each, "variant", len(variants)), each.text("metric")): each for each in report.each("summary")}
     lines = []
     for name in METRICS:

@@ -60,15 +60,15 @@ class Runtime:
 class Made:
     """A backend, the SHA-256 of its weights by role and the names of its models for people.
 
-    `readers` tell how the models that steer read a text. `eyes`: sketches, as of `weights.likeness`, of the CLIPs that
-    look at pictures or stand for them, by role.
+    `readers` tell how the models that steer read a text. `sketches` (see `weights.likeness`) are of the CLIPs that look
+    at pictures or stand for them, by role.
     """
 
     backend: Backend
     hashes: Mapping[str, str]
     models: tuple[str, ...]
     readers: tuple[Callable[[str], Reading], ...] = ()
-    eyes: Mapping[str, str] = field(default_factory=dict)
+    sketches: Mapping[str, str] = field(default_factory=dict)
 
 
 PACKAGES = (
@@ -98,7 +98,7 @@ class Models:
         """The judge of a job's prompts, None when the config names no judge."""
         if self.judge is None:
             return None
-        return judge_for(job, self.judge, self.judge_name, self_scored=self.self_scored, aside=self.note.aside())
+        return judge_for(job, self.judge, self.judge_name, self_scored=self.self_scored, muted=self.note.muted())
 
 
 class Once:
@@ -114,7 +114,7 @@ class Once:
             self._note(message)
 
     @contextmanager
-    def aside(self) -> Iterator[None]:
+    def muted(self) -> Iterator[None]:
         """Say nothing in this block: what is read are texts that nobody wrote."""
         self._silent = True
         try:
@@ -124,27 +124,35 @@ class Once:
 
 
 def judge_for(
-    job: Job, eye: Perceptor, name: str, *, self_scored: bool = False, aside: AbstractContextManager[None] | None = None
-) -> Judge:
-    """A judge of a job's prompts who looks with `eye`; includes that have no weight are not asked for.
+    job: Job, model: Perceptor, name: str, *, self_scored: bool = False,
+    muted: AbstractContextManager[None] | None = None,
+) -> Judge:  # fmt: skip
+    """A judge of a job's prompts that looks with `model`; includes that have no weight are not asked for.
 
-    `aside` is entered while texts are read that nobody wrote.
+    `muted` is entered while texts are read that nobody wrote.
     """
     include = [prompt.text for prompt in job.include if prompt.weight > 0] or [prompt.text for prompt in job.include]
     shares = [(COUNT + place) // len(include) for place in range(len(include))]  # COUNT in all
     return Judge(
-        eye,
+        model,
         name,
         include,
-        rivals=[rivals(eye.read(text).text, count=max(1, share)) for text, share in zip(include, shares, strict=True)],
+        rivals=[
+            rivals(model.read(text).text, count=max(1, share)) for text, share in zip(include, shares, strict=True)
+        ],
         exclude=[prompt.text for prompt in job.exclude],
         self_scored=self_scored,
-        aside=aside,
+        muted=muted,
     )
 
 
 def open_judge(config: Config, note: Callable[[str], None]) -> tuple[Callable[[Job], Judge | None], str, str]:
-    """Load a config's judge alone: what makes a judge for a job, its file's SHA-256 and its tensors' sketch."""
+    """Load a config's judge alone: what makes a judge for a job, its file's SHA-256 and its tensors' sketch.
+
+    Raises:
+        InputError: no judge, or a device that is not here. WeightsError: weights that cannot be had or used.
+        ResourceError: no room for them.
+    """
     if config.judge is None:
         raise InputError("judge: none; a comparison needs one, for example judge=starter")
     torch.set_num_threads(pick_threads(config))  # scores are the same whichever variant was made before
@@ -152,10 +160,10 @@ def open_judge(config: Config, note: Callable[[str], None]) -> tuple[Callable[[J
     file = load(locate(config.judge, "judge", note))
     note = note if isinstance(note, Once) else Once(note)
     runtime = Runtime(device, pick_dtype(config.precision, device), config.too_long, note)
-    eye = perceptor(config.judge, file, runtime)
+    model = perceptor(config.judge, file, runtime)
 
     def judge_of(job: Job) -> Judge:
-        judge = judge_for(job, eye, file.name, aside=note.aside())
+        judge = judge_for(job, model, file.name, muted=note.muted())
         for message in judge.notes:
             note(message)
         return judge
@@ -167,6 +175,10 @@ def load_models(config: Config, note: Callable[[str], None] = warnings.warn) -> 
     """Load the models that a config names and put them on its device; `note` takes warnings, each once.
 
     What can be seen before is refused before, see `inputs.check`.
+
+    Raises:
+        InputError: a device or picture that is not here, settings at odds. WeightsError: weights that cannot be had or
+        used. ResourceError: no room for them.
     """
     note = note if isinstance(note, Once) else Once(note)
     check(config, note)
@@ -186,7 +198,7 @@ def load_models(config: Config, note: Callable[[str], None] = warnings.warn) -> 
         {
             "versions": {name: _version(name) for name in PACKAGES} | {"python": platform.python_version()},
             "weights": {**made.hashes} | ({"judge": judge_file.sha256} if judge_file else {}),
-            "eyes": {**made.eyes} | ({"judge": sketch(judge_file.state)} if judge_file else {}),
+            "eyes": {**made.sketches} | ({"judge": sketch(judge_file.state)} if judge_file else {}),
             "models": [*made.models, *([judge_file.name] if judge_file else [])],
             "device": str(device),
             "precision": str(dtype).removeprefix("torch."),
@@ -201,8 +213,8 @@ def load_models(config: Config, note: Callable[[str], None] = warnings.warn) -> 
 
 def _steered(judge: Weights, made: Made) -> bool:
     """Whether a judge is one of the CLIPs behind a backend, as this very file or saved again."""
-    eye = sketch(judge.state)
-    return judge.sha256 in made.hashes.values() or any(alike(eye, each) for each in made.eyes.values())
+    own = sketch(judge.state)
+    return judge.sha256 in made.hashes.values() or any(alike(own, each) for each in made.sketches.values())
 
 
 def _version(package: str) -> str:
@@ -232,8 +244,8 @@ def make(config: Config, runtime: Runtime, also: list[Path]) -> Made:
     last = finish(None)
     chain = Chain(made.backend, lambda image: finish(image).backend, last.backend, job_of(first).steps)
     hashes = {f"start {role}": digest for role, digest in made.hashes.items()} | dict(last.hashes)
-    readers, eyes = (*made.readers, *last.readers), {f"start {role}": eye for role, eye in made.eyes.items()}
-    return Made(chain, hashes, (*made.models, *last.models), readers, eyes | dict(last.eyes))
+    readers, sketches = (*made.readers, *last.readers), {f"start {role}": each for role, each in made.sketches.items()}
+    return Made(chain, hashes, (*made.models, *last.models), readers, sketches | dict(last.sketches))
 
 
 def job_of(config: Config) -> Job:
@@ -271,19 +283,19 @@ def _vqgan(config: Config, runtime: Runtime, also: list[Path]) -> Callable[[Tens
     unit = generator.unit if config.optimizer.unit == "codebook" else 1.0
     recipe = _recipe(config, denoised=denoise is not None, known=known, unit=unit)
     drawing = {"generator": made_by} | ({"denoiser": cleaned_by} if cleaned_by else {})
-    hashes, names, guides, eyes = {role: file.sha256 for role, file in drawing.items()}, [], [], {}
+    hashes, names, guides, sketches = {role: file.sha256 for role, file in drawing.items()}, [], [], {}
     for number, (guide, path) in enumerate(zip(config.guides, paths, strict=True)):
         file = load(path)  # one after the other: each is in memory twice until it is made
         guides.append(perceptor(guide.model, file, runtime))
         names.append(file.name)
-        hashes[f"guide {number}"], eyes[f"guide {number}"] = file.sha256, sketch(file.state)
+        hashes[f"guide {number}"], sketches[f"guide {number}"] = file.sha256, sketch(file.state)
     weights, threads = [guide.weight for guide in config.guides], most_threads(config)
     models = (*(file.name for file in drawing.values()), *names)
 
     def finish(image: Tensor | None) -> Made:
         started = recipe if image is None else replace(recipe, image=image)
         backend = VQGANBackend(generator, guides, weights, recipe=started, denoiser=denoise, threads=threads)
-        return Made(backend, hashes, models, tuple(guide.read for guide in guides), eyes)
+        return Made(backend, hashes, models, tuple(guide.read for guide in guides), sketches)
 
     return finish
 
@@ -337,7 +349,12 @@ SIDE = 512  # px: a picture to blend in is cut to this square; image encoders se
 
 
 def make_kandinsky(config: Config, runtime: Runtime, also: list[Path]) -> Callable[[Tensor | None], Made]:
-    """Finds prior and decoder; what it returns makes the backend for a start picture, or for none."""
+    """Finds prior and decoder; what it returns makes the backend for a start picture (1, 3, H, W), or for none.
+
+    Raises:
+        InputError: a mask without an inpainting decoder, or settings at odds. WeightsError: a half that cannot be had
+        or used. ResourceError: no room for it.
+    """
     check_files(also, runtime.device)
     section = config.kandinsky
     if section.mask is not None and section.inpaint is None:
@@ -346,7 +363,7 @@ def make_kandinsky(config: Config, runtime: Runtime, also: list[Path]) -> Callab
         "prior": section.prior, "inpaint": str(section.inpaint)
     }  # fmt: skip
     opened = {part: _open_part(source, part, runtime) for part, source in sources.items()}
-    (open_prior, prior_name, prior_hashes, read, eyes), (open_decoder, name, hashes, *_) = opened.values()
+    (open_prior, prior_name, prior_hashes, read, sketches), (open_decoder, name, hashes, *_) = opened.values()
     settings = Kandinsky(
         prior_steps=section.prior_steps,
         prior_guidance=section.prior_guidance,
@@ -370,7 +387,7 @@ def make_kandinsky(config: Config, runtime: Runtime, also: list[Path]) -> Callab
             prior_name=prior_name,
             memory=memory,
         )
-        return Made(backend, prior_hashes | hashes, (prior_name, name), (read,) if read else (), eyes)
+        return Made(backend, prior_hashes | hashes, (prior_name, name), (read,) if read else (), sketches)
 
     return finish
 
@@ -378,20 +395,24 @@ def make_kandinsky(config: Config, runtime: Runtime, also: list[Path]) -> Callab
 def _open_part(
     source: str, part: str, runtime: Runtime
 ) -> tuple[Callable[[], Any], str, dict[str, str], Read | None, dict[str, str]]:
-    """How to open the prior or the decoder (kept once opened), its name, SHA-256 and reader of starter files, eyes."""
+    """How to open the prior or the decoder (kept once opened), its name; SHA-256, reader of starter files; sketches."""
     if source == "starter":
         starter = kandinsky_starter.find_prior() if part == "prior" else kandinsky_starter.find_decoder()
-        known = starter.name, dict(starter.hashes), starter.read, dict(starter.eyes)
+        known = starter.name, dict(starter.hashes), starter.read, dict(starter.sketches)
         return cache(lambda: starter.open(dtype=runtime.dtype)), *known
     found = kandinsky_files.find(source, part, runtime.note)  # type: ignore[arg-type]  # one of its three parts
     check_files(kandinsky_files.weight_files(found), runtime.device, share=runtime.dtype.itemsize / 4)
     opener = kandinsky_files.open_prior if part == "prior" else kandinsky_files.open_decoder
-    eyes = {"image encoder": sketch_files(found.folder / f"{found.prefix}image_encoder")} if part == "prior" else {}
-    return cache(lambda: opener(found, dtype=runtime.dtype)), found.name, {}, None, eyes
+    sketches = {"image encoder": sketch_files(found.folder / f"{found.prefix}image_encoder")} if part == "prior" else {}
+    return cache(lambda: opener(found, dtype=runtime.dtype)), found.name, {}, None, sketches
 
 
 def make_stable_diffusion(config: Config, runtime: Runtime, also: list[Path]) -> Callable[[Tensor | None], Made]:
-    """Loads the networks; what it returns makes the backend for a start picture, or for none."""
+    """Loads the networks; what it returns makes the backend for a start picture (1, 3, H, W), or for none.
+
+    Raises:
+        InputError: no model named, or pictures to resemble. WeightsError: missing or unusable. ResourceError: no room.
+    """
     section = config.stable_diffusion
     if section.model is None:
         raise InputError("stable_diffusion.model: a .safetensors or .ckpt file of Stable Diffusion 1.5 is needed")
@@ -417,7 +438,7 @@ def make_stable_diffusion(config: Config, runtime: Runtime, also: list[Path]) ->
 
 
 def picture(path: str, size: tuple[int, int]) -> Tensor:
-    """A picture file as (1, 3, H, W) in [0, 1], filling `size` = (width, height)."""
+    """A picture file as (1, 3, H, W) in [0, 1], filling `size` = (width, height); InputError as `images.read`."""
     return images.from_pil(images.fit(images.read(Path(path)), size))
 
 
@@ -439,7 +460,11 @@ def _denoising(config: Config, section: Any, image: Tensor | None) -> Denoising:
 
 
 def perceptor(name: str, weights: Weights, runtime: Runtime) -> Perceptor:
-    """The CLIP of a loaded file, of openai's family or open_clip's; `name` is the config's value."""
+    """The CLIP of a loaded file, of openai's family or open_clip's; `name` is the config's value.
+
+    Raises:
+        WeightsError: a file of another kind. InputError: open_clip's package or tokenizer is not here.
+    """
     named = open_clip_name(name)
     if named is not None:
         net = open_clip.build(weights.state, model=named.model, tag=named.tag)
@@ -462,7 +487,11 @@ def perceptor(name: str, weights: Weights, runtime: Runtime) -> Perceptor:
 
 
 def locate(name: str, role: str, note: Callable[[str], None]) -> Path:
-    """The weight file that a config value names; what has to be fetched for it is noted at every tenth."""
+    """The weight file that a config value names; what has to be fetched for it is noted at every tenth.
+
+    Raises:
+        InputError, WeightsError, ResourceError: as `weights.load.find`.
+    """
 
     def fetched(done: int, total: int | None) -> None:
         if total:

@@ -69,7 +69,7 @@ class Work:
     count: int
     variants: int
     faults: list[Exception] = field(default_factory=list)
-    told: set[str] = field(default_factory=set)  # variants whose needs were said
+    announced: set[str] = field(default_factory=set)  # variants whose needs were said
 
 
 def compare(loaded: Loaded, progress: Progress) -> Outcome:
@@ -155,7 +155,7 @@ def _entries(config: Config, name: str, root: Path, seeds: int) -> Iterator[Entr
                 seed=(config.seed if seed is None else seed) + number,
                 threads=most_threads(config),
             )
-            folder = cells.place(root, name, job_of(single))
+            folder = cells.folder_of(root, name, job_of(single))
             single = replace(single, name=folder.name, outputs=str(folder.parent))
             yield Entry(Cell(name, job_of(single), folder, configs.to_mapping(single)), single, 0)
 
@@ -202,9 +202,9 @@ def _make(entry: Entry, models: Models | None, work: Work) -> str:
     try:
         models.backend.check(entry.cell.job)
         for forecast in forecasts(models, entry.cell.job, timed=False) if entry.single.preflight else ():
-            if entry.cell.variant not in work.told:
+            if entry.cell.variant not in work.announced:
                 work.progress.note(f"{entry.cell.variant}: {forecast.line}")
-        work.told.add(entry.cell.variant)
+        work.announced.add(entry.cell.variant)
         make_picture(
             entry.single, work.text, models, work.progress, stop=work.stop, number=place, shared=work.variants > 1
         )
@@ -221,10 +221,10 @@ def _report(
     made: Sequence[Cell], config: Config, root: Path, *, title: str, note: Callable[[str], None]
 ) -> Mapping[str, Any]:
     """Score everything with one judge and write report.json, contact-sheet.png and report.html."""
-    judge_of, digest, eye = open_judge(config, note)
+    judge_of, digest, sketch = open_judge(config, note)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     report = summary.summarise(
-        made, root=root, title=title, created=now, judge_of=judge_of, judge_sha256=digest, judge_eye=eye
+        made, root=root, title=title, created=now, judge_of=judge_of, judge_sha256=digest, judge_sketch=sketch
     )
     summary.write_report(root, report)
     write_sheet(report, root)

@@ -55,7 +55,12 @@ def draw(
     Where the numbers of one of several pictures fail, it ends alone. To be called within the recordings.
 
     Args:
-        numbers: which pictures these are, of how many. shared: see `picture.make_picture`.
+        models: opened for them.
+        recordings: open, of jobs that differ in their seeds alone; one where the backend has a loop of its own.
+        progress: is shown the steps of the first that is left.
+        numbers: which pictures these are, of how many.
+        shared: see `picture.make_picture`.
+        contest: which of them are left, None for all.
 
     Raises:
         InputError, WeightsError: numbers that are not finite, in the last picture left. Interrupted: a signal came.

@@ -28,10 +28,10 @@ def hardware(device: torch.device) -> dict[str, str]:
 def _processor() -> str:
     """The name of the CPU; where the system has none, its architecture."""
     try:
-        told = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        told = ""
-    found = re.search(r"^model name\s*:\s*(\S.*)$", told, re.MULTILINE)
+        text = ""
+    found = re.search(r"^model name\s*:\s*(\S.*)$", text, re.MULTILINE)
     return found[1].strip() if found else platform.processor() or platform.machine()
 
 
@@ -47,8 +47,10 @@ def differences(
     """One line on everything that may change the pixels of a repeated run, None where nothing does.
 
     Args:
-        then: `machine` as the picture says it, empty in pictures that say nothing. now: that of this run.
-        versions: package -> version as the picture says it; versions_now: here.
+        then: `machine` as the picture says it, empty in pictures that say nothing.
+        now: that of this run.
+        versions: package -> version as the picture says it.
+        versions_now: package -> version here.
     """
     pairs = {
         "device": (_device(then), _device(now)),
@@ -63,10 +65,10 @@ def differences(
     return f"pixels may differ: {', '.join(found)}" if found else None
 
 
-def _device(told: Mapping[str, str]) -> str | None:
+def _device(machine: Mapping[str, str]) -> str | None:
     """Kind and name: which of several alike it was does not matter."""
-    kind = told.get("device", "").partition(":")[0]
-    return f"{kind} ({told['device_name']})" if kind and told.get("device_name") else kind or None
+    kind = machine.get("device", "").partition(":")[0]
+    return f"{kind} ({machine['device_name']})" if kind and machine.get("device_name") else kind or None
 
 
 def warning(undetermined: set[str]) -> list[str]:

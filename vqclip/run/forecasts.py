@@ -21,6 +21,8 @@ def forecasts(models: Models, job: Job, *, pictures: int = 1, timed: bool = True
     What the same models need for the same work is measured once in a process; the room for it is looked up each time.
 
     Args:
+        models: opened for the run.
+        job: the picture, or the largest of several.
         pictures: how many of them are drawn side by side, where the backend can.
         timed: whether the time is wanted too, which takes longer to measure than the memory.
 

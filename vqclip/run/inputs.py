@@ -54,8 +54,8 @@ def check(config: Config, note: Note) -> None:
             cells(config.size, stride)
 
 
-def check_place(config: Config) -> None:
-    """Refuse names of run folders that are taken, and an `outputs` that is no folder."""
+def check_outputs(config: Config) -> None:
+    """Raise InputError for names of run folders that are taken, and for an `outputs` that is no folder."""
     outputs = Path(config.outputs)
     if outputs.exists() and not outputs.is_dir():
         raise InputError(f"outputs: {outputs} is not a folder")
@@ -83,7 +83,7 @@ def folder_names(name: str, pictures: int) -> list[str]:
 
 
 @contextmanager
-def placed(origins: Mapping[str, str]) -> Iterator[None]:
+def with_origins(origins: Mapping[str, str]) -> Iterator[None]:
     """Put the file and line where a key was set before the errors that begin with that key."""
     try:
         yield

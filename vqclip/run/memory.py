@@ -23,6 +23,7 @@ def available(device: torch.device, *, root: Path = Path("/")) -> int | None:
     version 1 or 2, leave. On CUDA what the driver has free and torch's cache holds unused.
 
     Args:
+        device: another kind than CPU and CUDA does not say.
         root: where /proc and /sys lie.
     """
     if device.type == "cuda":

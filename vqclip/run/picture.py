@@ -20,7 +20,7 @@ from vqclip.run.assemble import Models, job_of, load_models
 from vqclip.run.device import most_threads
 from vqclip.run.drawing import Contest, draw
 from vqclip.run.forecasts import forecasts
-from vqclip.run.inputs import check_place, folder_names, placed
+from vqclip.run.inputs import check_outputs, folder_names, with_origins
 from vqclip.run.progress import Progress
 from vqclip.run.recording import Interrupted, Recording, Stop, film_plan
 
@@ -44,7 +44,7 @@ def run(loaded: Loaded, progress: Progress, models: Models | None = None) -> lis
     models = models or open_run(loaded, progress)
     groups, contest = side_by_side(loaded.config, models), Contest.of(loaded.config)
     pictures = [single for group in groups for single in group]
-    with placed(loaded.origins):
+    with with_origins(loaded.origins):
         for single in pictures:
             models.backend.check(job_of(single))
     first, most = pictures[0], max(map(len, groups))  # all are as large
@@ -62,11 +62,15 @@ def run(loaded: Loaded, progress: Progress, models: Models | None = None) -> lis
 
 
 def open_run(loaded: Loaded, progress: Progress) -> Models:
-    """The models of a run; before that, what has no effect is said, and what cannot be is refused with key and line."""
+    """The models of a run; before that, what has no effect is said, and what cannot be is refused with key and line.
+
+    Raises:
+        InputError: an output folder that is taken, and as `load_models`. WeightsError, ResourceError: as that.
+    """
     for line in notices(loaded.origins, [loaded.config]):
         progress.note(line)
-    with placed(loaded.origins):
-        check_place(loaded.config)
+    with with_origins(loaded.origins):
+        check_outputs(loaded.config)
         return load_models(loaded.config, progress.note)
 
 
@@ -86,10 +90,18 @@ def make_picture(
     does.
 
     Args:
-        single: a complete config of one picture. text: the config as the user gave it.
-        stop: set by a signal. number: which picture this is, of how many.
+        single: a complete config of one picture.
+        text: the config as the user gave it.
+        models: opened for it.
+        progress: is shown every step.
+        stop: set by a signal.
+        number: which picture this is, from 1, and of how many.
         shared: the process also works for others, so that the memory which it holds says nothing of this picture;
             on CUDA it is counted by tensors, which does.
+
+    Raises:
+        InputError: what these models cannot draw. ResourceError: no room in memory or on the disk.
+        Interrupted: by `stop`, what was made so far saved.
     """
     (result,) = make_pictures([single], text, models, progress, stop=stop, numbers=[number], shared=shared)
     return result
@@ -165,13 +177,16 @@ def rerun(picture: Path, overrides: Sequence[str], progress: Progress, *, trust:
     """Repeat a run from the metadata of its picture; what may make the pixels differ is said.
 
     Args:
-        trust: take paths and other people's models from the picture too, see `recipe.taken`.
+        picture: a PNG, or a film, that carries its recipe.
+        overrides: `key.sub=value`, the user's own words.
+        progress: is shown every step.
+        trust: take paths and other people's models from the picture too, see `recipe.from_metadata`.
 
     Raises:
         InputError: no readable picture, metadata that is not a valid config, or one that asks for too much.
     """
     found = metadata.read(picture)
-    loaded, lines = recipe.taken(found, picture, overrides, trust=trust)
+    loaded, lines = recipe.from_metadata(found, picture, overrides, trust=trust)
     for line in lines:
         progress.note(line)
     models = open_run(loaded, progress)

@@ -72,8 +72,11 @@ def preflight(
     """Measure what a run of `steps` steps at `size` = (width, height) pixels will take.
 
     Args:
-        generator, guides, crops: what the run draws with and looks with.
-        size, steps: the largest picture's pixels and the run's updates.
+        generator: what the run draws with.
+        guides: what looks at the crops.
+        crops: how many a step has, their kind, and how many are looked at in one go.
+        size: of the largest picture.
+        steps: the run's updates.
         parts: the run's updates by size, where not all of them are made once and at `size`.
         batches: how many latents are drawn at a time, by size; one at `size` where nothing is said.
         denoiser: what cleans the latent after each update, None for nothing.
@@ -125,6 +128,8 @@ def check_files(files: Iterable[Path], device: torch.device, *, share: float = 1
     """Refuse weights whose files alone are larger than the memory, before any of them is loaded.
 
     Args:
+        files: of weights; those that are not there are left out.
+        device: where they will be.
         share: of their bytes that are kept at least, where they are loaded in another precision.
 
     Raises:
@@ -178,7 +183,8 @@ class _Work:
         """Show every guide the first `count` crops of a grey picture and take the gradient back to it."""
         canvas = torch.full((1, 3, self._size[1], self._size[0]), 0.5, device=self.device, requires_grad=True)
         part = range(count)
-        embeds = [eye.embed_image(self._cropper.cut(canvas, self._plan, part, size=eye.size)) for eye in self._guides]
+        cut = partial(self._cropper.cut, canvas, self._plan, part)
+        embeds = [guide.embed_image(cut(size=guide.size)) for guide in self._guides]
         turn()
         torch.stack([embed.sum() for embed in embeds]).sum().backward()
 

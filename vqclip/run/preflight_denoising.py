@@ -34,7 +34,7 @@ def preflight_denoising(pieces: Pieces, *, steps: int, key: Hashable = None, tim
     room = None if free is None else now + free
     base = now + pieces.arriving
     _refuse(pieces, base, room)
-    pieces.place()
+    pieces.move()
     cells = math.prod(pieces.grid)
     grids = [(side * pieces.multiple, side * pieces.multiple) for side in _TIMES]
     if cells <= math.prod(grids[-1]):

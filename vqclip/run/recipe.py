@@ -41,20 +41,21 @@ _PASTED = 1500  # characters of settings to paste; a forged picture could ask fo
 _DIGITS = 12  # of a SHA-256, for people
 
 
-class Wish(NamedTuple):
+class Request(NamedTuple):
     """What in a recipe needs the user's word: the key that an override would name, and what is said of it."""
 
     key: str
-    said: str
+    text: str
 
 
-def told(config: Config, facts: Mapping[str, Any]) -> dict[str, Any]:
+def to_metadata(config: Config, facts: Mapping[str, Any]) -> dict[str, Any]:
     """The config of one picture as the picture carries it: plain JSON values, with no folder of whoever made it.
 
     "./photo.png" stands for a file of that name; its SHA-256 is told beside the recipe. Device and precision are
     those really used.
 
     Args:
+        config: of one picture.
         facts: of the run: device and precision, see `Models`.
     """
     precision = {"float32": "fp32", "bfloat16": "bf16"}[facts["precision"]]
@@ -88,13 +89,15 @@ def _without_folder(value: str, kind: str) -> str:
         return value
 
 
-def taken(
+def from_metadata(
     found: Mapping[str, Any], picture: Path, overrides: Sequence[str], *, trust: bool
 ) -> tuple[Loaded, list[str]]:
     """The config of a repeated run, and lines that say what else the picture holds.
 
     Args:
-        found: the envelope of `picture`, see `metadata.read`. overrides: `key.sub=value`, the user's own words.
+        found: the envelope of `picture`, see `metadata.read`.
+        picture: its path, for messages and for the resolved config beside it.
+        overrides: `key.sub=value`, the user's own words.
         trust: the user vouches for the picture: all of it is taken but `NEVER`. Its files are looked for where the
             resolved config beside it says, if that is of the same recipe, else in the current folder.
 
@@ -109,10 +112,10 @@ def taken(
     makers = {whole.backend, whole.start.backend}
     layer = {key: each for key, each in layer.items() if _has_effect(key, makers)}
     named = list(_models_and_files(layer, found))
-    wishes, whereabouts = [*named, *_beyond(layer)], _whereabouts(found, picture) if named else {}
-    best = {wish.key: whereabouts.get(wish.key, layer[wish.key].value) for wish in wishes}
-    if wishes and not trust:
-        raise InputError(_refusal(source, wishes, best))
+    requests, locations = [*named, *_beyond(layer)], _locations(found, picture) if named else {}
+    best = {request.key: locations.get(request.key, layer[request.key].value) for request in requests}
+    if requests and not trust:
+        raise InputError(_refusal(source, requests, best))
     if trust:
         layer = located({key: replace(each, value=best.get(key, each.value)) for key, each in layer.items()}, Path())
     return configs.over([layer], overrides), lines
@@ -131,13 +134,14 @@ def _read(found: Mapping[str, Any], source: str) -> Layer:
 
 def _drop_asides(layer: Layer) -> list[str]:
     """Take out of a layer what film and log alone need; a line names what of it is not the default."""
-    default, said = configs.to_mapping(Config()), []
+    default, dropped = configs.to_mapping(Config()), []
     for key in [key for key in layer if key.startswith(ASIDE)]:
         section, _, name = key.rpartition(".")
         value = layer.pop(key).value
         if value != (default[section] if section else default)[name]:
-            said.append(f"{key}={written(value)}")
-    return [f"not taken, for it does not change the picture (--trust takes it): {shlex.join(said)}"] if said else []
+            dropped.append(f"{key}={written(value)}")
+    said = "not taken, for it does not change the picture (--trust takes it)"
+    return [f"{said}: {shlex.join(dropped)}"] if dropped else []
 
 
 def _fit(layer: Layer) -> None:
@@ -157,13 +161,14 @@ def _has_effect(key: str, makers: set[str | None]) -> bool:
     return backend in makers or backend not in BACKENDS
 
 
-def _models_and_files(layer: Layer, found: Mapping[str, Any]) -> Iterator[Wish]:
+def _models_and_files(layer: Layer, found: Mapping[str, Any]) -> Iterator[Request]:
     """Every path of a layer, and every model that neither ships with vqclip nor stands in the catalogue."""
     for place, key, value, kind in _names(layer):
         if not _is_known(key, value, kind):
             role = place.removesuffix(".model").replace("guides[", "guide ").rstrip("]")
             digest = found["files"].get(place) or found["weights"].get(role)
-            yield Wish(key, f"{place}={show(value)}" + (f" (SHA-256 {clean(digest[:_DIGITS])}...)" if digest else ""))
+            known = f" (SHA-256 {clean(digest[:_DIGITS])}...)" if digest else ""
+            yield Request(key, f"{place}={show(value)}{known}")
 
 
 def _names(layer: Layer) -> Iterator[tuple[str, str, str, str]]:
@@ -195,25 +200,25 @@ def _is_known(key: str, value: str, kind: str) -> bool:
     return value.startswith("starter/") or (value in catalogue.entries() and not os.path.lexists(value))
 
 
-def _beyond(layer: Layer) -> Iterator[Wish]:
+def _beyond(layer: Layer) -> Iterator[Request]:
     """What of a layer passes `BOUNDS`."""
     for key, most in BOUNDS.items():
         value = layer[key].value if key in layer else 0
         amount = value if isinstance(value, int) else max(value) if key == "size" else len(value)
         if amount > most:
-            yield Wish(key, f"{key}={amount} (at most {most})")
+            yield Request(key, f"{key}={amount} (at most {most})")
 
 
-def _refusal(source: str, wishes: Sequence[Wish], best: Mapping[str, Any]) -> str:
+def _refusal(source: str, requests: Sequence[Request], best: Mapping[str, Any]) -> str:
     """One line with everything that a recipe wants, and both ways to have it."""
-    asked = ", ".join(wish.said for wish in wishes)
+    asked = ", ".join(request.text for request in requests)
     settings = shlex.join(f"{key}={written(value)}" for key, value in best.items())
     if len(settings) > _PASTED:
         settings = " ".join(f"{key}=..." for key in best)
     return f"{source}: a picture alone may not ask for {asked}; add --trust, or what you agree to: {settings}"
 
 
-def _whereabouts(found: Mapping[str, Any], picture: Path) -> dict[str, Any]:
+def _locations(found: Mapping[str, Any], picture: Path) -> dict[str, Any]:
     """Key -> value with whole paths, from the resolved config beside a picture if it is of the same recipe; else {}."""
     path = picture.parent / RESOLVED
     try:

@@ -125,6 +125,7 @@ class Recording:
         """Record a step, and save a checkpoint where one is due or a signal came; the terms where they were logged.
 
         Args:
+            step: the next one.
             save: tells the seconds so far and what the rest of the run depends on, None where a backend cannot.
 
         Raises:
@@ -193,7 +194,7 @@ class Recording:
             facts=facts,
             scale=shown.scale,
         )
-        self.recorder.told |= {"config": recipe.told(config, facts), "machine": exact.machine(facts)}
+        self.recorder.recipe |= {"config": recipe.to_metadata(config, facts), "machine": exact.machine(facts)}
         self.recorder.resumable = self._pace.ever
         if self._resumed:
             self.recorder.go_on(self.since)

@@ -117,7 +117,7 @@ class Rehearsal:
         ]
 
     @cached_property
-    def _place(self) -> Runtime:
+    def _runtime(self) -> Runtime:
         device = pick_device("auto")
         return Runtime(device, pick_dtype("auto", device), "error", lambda _line: None)
 
@@ -167,16 +167,16 @@ class Rehearsal:
     @torch.no_grad()
     def _captions(self) -> str:
         """Cosines of five captions to a drawing: the one that fits is first, and all are where CLIP's are."""
-        eye = perceptor(CLIP, self._weights(CLIP), self._place)
-        seen = eye.embed_image(drawing(eye.size).to(self._place.device))  # (1, E)
-        cosines = (eye.embed_text(CAPTIONS) @ seen[0]).tolist()
-        told = ", ".join(f"{text} {cosine:.3f}" for text, cosine in zip(CAPTIONS, cosines, strict=True))
+        guide = perceptor(CLIP, self._weights(CLIP), self._runtime)
+        seen = guide.embed_image(drawing(guide.size).to(self._runtime.device))  # (1, E)
+        cosines = (guide.embed_text(CAPTIONS) @ seen[0]).tolist()
+        line = ", ".join(f"{text} {cosine:.3f}" for text, cosine in zip(CAPTIONS, cosines, strict=True))
         fits, best_other = cosines[0], max(cosines[1:])
         if not fits >= best_other + LEAD:
-            raise WeightsError(f"the caption that fits is not first by {LEAD}: {told}; this CLIP sees no drawing")
+            raise WeightsError(f"the caption that fits is not first by {LEAD}: {line}; this CLIP sees no drawing")
         if not all(COSINES[0] <= cosine <= COSINES[1] for cosine in cosines):
-            raise WeightsError(f"a cosine is not in {COSINES[0]} to {COSINES[1]}: {told}")
-        return told
+            raise WeightsError(f"a cosine is not in {COSINES[0]} to {COSINES[1]}: {line}")
+        return line
 
     def _vqgan_shape(self) -> str:
         """The network's shape, read from the weights."""
@@ -190,14 +190,14 @@ class Rehearsal:
         """How much of a drawing is left after encoder, codes and decoder."""
         read = self._weights(VQGAN)
         network = vqgan.build(read.state, groups=vqgan.groups_of(read.metadata))
-        generator = vqgan.VQGAN(network, device=self._place.device, dtype=self._place.dtype)
-        before = drawing(SIDE).to(self._place.device)
+        generator = vqgan.VQGAN(network, device=self._runtime.device, dtype=self._runtime.dtype)
+        before = drawing(SIDE).to(self._runtime.device)
         after = generator.decode(generator.encode(before))
         likeness = float(torch.corrcoef(torch.stack([before.flatten(), after.flatten().float()]))[0, 1])
-        told = f"a drawing comes back with a correlation of {likeness:.2f}"
+        line = f"a drawing comes back with a correlation of {likeness:.2f}"
         if not likeness >= LIKENESS:
-            raise WeightsError(f"{told}; {LIKENESS} at least is expected")
-        return told
+            raise WeightsError(f"{line}; {LIKENESS} at least is expected")
+        return line
 
     def _steps(self) -> str:
         """A run of both by the reference recipe, in a run folder that stays."""
@@ -213,26 +213,30 @@ class Rehearsal:
         (result,) = runner.run(config.load(None, settings), watch)
         seconds = time.perf_counter() - begun
         start, end = self._seen(watch.pictures)
-        told = (
+        line = (
             f"the whole picture's cosine to {CAPTIONS[0]!r} went from {start:.3f} to {end:.3f}, the loss from "
             f"{watch.losses[0]:.3f} to {watch.losses[-1]:.3f}"
         )
         if not end > start:
-            raise WeightsError(f"{told}: these weights do not steer; {result.folder} has the run")
-        return f"{STEPS} steps at {SIDE}x{SIDE} in {seconds:.0f} s, {told}: {result.folder}/final.png"
+            raise WeightsError(f"{line}: these weights do not steer; {result.folder} has the run")
+        return f"{STEPS} steps at {SIDE}x{SIDE} in {seconds:.0f} s, {line}: {result.folder}/final.png"
 
     @torch.no_grad()
     def _seen(self, pictures: Sequence[Tensor]) -> list[float]:
         """Cosines of whole pictures, (3, H, W) each, to the caption that is drawn; crops change with every step."""
-        eye = perceptor(CLIP, self._weights(CLIP), self._place)
-        shown = [F.interpolate(each[None].float(), size=(eye.size, eye.size), mode="area") for each in pictures]
-        seen = eye.embed_image(torch.cat(shown).to(self._place.device))  # (N, E)
-        cosines: list[float] = (seen @ eye.embed_text(CAPTIONS[:1])[0]).tolist()
+        guide = perceptor(CLIP, self._weights(CLIP), self._runtime)
+        shown = [F.interpolate(each[None].float(), size=(guide.size, guide.size), mode="area") for each in pictures]
+        seen = guide.embed_image(torch.cat(shown).to(self._runtime.device))  # (N, E)
+        cosines: list[float] = (seen @ guide.embed_text(CAPTIONS[:1])[0]).tolist()
         return cosines
 
 
 def tokens() -> str:
-    """Whether the tokenizer installed here gives the ids that it gave when these were written down."""
+    """A line that the tokenizer installed here gives the ids that it gave when these were written down.
+
+    Raises:
+        InputError: it gives others.
+    """
     for text, ids in TOKENS.items():
         found = clip.token_ids(text)
         if found != ids:

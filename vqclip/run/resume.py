@@ -31,7 +31,9 @@ def resume(folders: Sequence[Path], progress: Progress, *, changed: bool = False
     the other backends, which make none, always do.
 
     Args:
-        folders: run folders. changed: go on although settings or weights are others than at the checkpoint.
+        folders: run folders.
+        progress: is shown what goes on, and every step.
+        changed: go on although settings or weights are others than at the checkpoint.
 
     Raises:
         InputError: no run folder, a run that is done or that a process works on, or other settings or weights.

@@ -89,7 +89,8 @@ class Session:
         (single,) = runner.singles(self.config)
         facts = self.models.facts
         return metadata.embed(
-            job=self.job, config=recipe.told(single, facts), versions=facts["versions"], weights=facts["weights"],
+            job=self.job, config=recipe.to_metadata(single, facts),
+            versions=facts["versions"], weights=facts["weights"],
             files=facts["files"], machine=exact.machine(facts),
         )  # fmt: skip
 

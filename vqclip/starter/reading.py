@@ -60,8 +60,8 @@ class Reader:
         items = list(self._match(self._join(list(split(text, self._table.emoji)))))
         for mend in (_count, _measure, _shade, self._tint):
             items = mend(items)
-        replaced = [(item.given, item.said) for item in items if item.changed]
-        unread = [item.given for item in items if item.kind == "unread"]
+        replaced = [(item.written, item.read_as) for item in items if item.changed]
+        unread = [item.written for item in items if item.kind == "unread"]
         said = " ".join(self._say(_settle(_ground(items))))
         return Reading(said, tuple(dict.fromkeys(replaced)), tuple(dict.fromkeys(unread)))
 
@@ -97,16 +97,16 @@ class Reader:
         if words[0].plain in ("a", "an"):
             return None
         plain = " ".join(word.plain for word in words)
-        item = replace(words[0], given=" ".join(word.given for word in words), plain=plain)
+        item = replace(words[0], written=" ".join(word.written for word in words), plain=plain)
         if plain in self._names:
-            return replace(item, said=plain, kind="name")
+            return replace(item, read_as=plain, kind="name")
         for form in (plain, *singulars(plain)):
             if form in self._table.apart:
                 return item
             if found := self._look_up(item, form):
                 return found
         name = self._one([word.plain for word in words])
-        return replace(item, said=name, kind="name", changed=True) if name else None
+        return replace(item, read_as=name, kind="name", changed=True) if name else None
 
     def _one(self, parts: Sequence[str]) -> str:
         """The name whose parts were written apart ("ice cream" of "icecream"); a black bird is no blackbird."""
@@ -119,10 +119,10 @@ class Reader:
     def _word(self, item: Item) -> Item:
         if item.plain in self._table.emoji:
             name = self._table.emoji[item.plain]
-            return replace(item, said=name, kind="name", changed=True) if self._all_known(name) else item
+            return replace(item, read_as=name, kind="name", changed=True) if self._all_known(name) else item
         if self._knows(item.plain):
             kind = "colour" if item.plain in self._colours else "name" if item.plain in self._names else "word"
-            return replace(item, said=item.plain, kind=kind)
+            return replace(item, read_as=item.plain, kind=kind)
         if item.plain in EMPTY:
             return replace(item, kind="empty")
         found = (self._look_up(item, form) for form in (item.plain, *singulars(item.plain)))
@@ -131,7 +131,7 @@ class Reader:
     def _look_up(self, item: Item, form: str) -> Item | None:
         for book, kind in self._books:
             if form in book and self._all_known(book[form]):
-                return replace(item, said=book[form], kind=kind, changed=True)
+                return replace(item, read_as=book[form], kind=kind, changed=True)
         return None
 
     def _tint(self, items: list[Item]) -> list[Item]:
@@ -142,11 +142,11 @@ class Reader:
             colour = self._table.tints.get(item.plain, "")
             thing = after is not None and (after.kind in ("name", "unread") or after.plain == "background")
             if colour and thing and after is not None and after.kind != "unread" and self._knows(colour):
-                made[place] = replace(item, said=colour, kind="colour", changed=True)
+                made[place] = replace(item, read_as=colour, kind="colour", changed=True)
             fruit = self._table.things.get(item.plain, "") if item.kind == "colour" and not item.changed else ""
             alone = bool(place) and items[place - 1].plain in ("an", "one", "1") and not thing
             if fruit and alone and self._all_known(fruit):
-                made[place] = replace(item, said=fruit, kind="name", changed=True)
+                made[place] = replace(item, read_as=fruit, kind="name", changed=True)
         return made
 
     def _say(self, items: Sequence[Item]) -> list[str]:
@@ -155,7 +155,7 @@ class Reader:
         said: list[str] = []
         changed = False
         for item in items:
-            parts = item.said.split()
+            parts = item.read_as.split()
             if item.kind == "name" and said[-len(parts) :] == parts:
                 continue  # three apple emoji are an apple
             if said and (item.cut or item.changed or changed) and self._meet(said, parts):
@@ -179,10 +179,10 @@ def _count(items: list[Item]) -> list[Item]:
     made: list[Item] = []
     for place, item in enumerate(items):
         before = made[-1] if made and not item.cut else None
-        if item.plain in ("one", "1") and place + 1 < len(items) and items[place + 1].said != "colour":
-            made.append(replace(item, said="a", kind="word"))
-        elif item.kind == "name" and before is not None and before.kind == "colour" and " " in item.said:
-            made.append(replace(item, said=_without_colour(item.said)))
+        if item.plain in ("one", "1") and place + 1 < len(items) and items[place + 1].read_as != "colour":
+            made.append(replace(item, read_as="a", kind="word"))
+        elif item.kind == "name" and before is not None and before.kind == "colour" and " " in item.read_as:
+            made.append(replace(item, read_as=_without_colour(item.read_as)))
         else:
             made.append(item)
     return made
@@ -200,7 +200,8 @@ def _measure(items: list[Item]) -> list[Item]:
         measures = any(form in MEASURES for form in (item.plain, *singulars(item.plain)))
         inner = (each for each in items[place + 2 :] if each.plain not in (*LIGHT, "a", "an") and each.kind != "colour")
         if measures and items[place + 1].plain == "of" and (thing := next(inner, None)) and thing.kind == "name":
-            made[place : place + 2] = [replace(each, said="", kind="empty", changed=False) for each in made[place:][:2]]
+            gone = [replace(each, read_as="", kind="empty", changed=False) for each in made[place:][:2]]
+            made[place : place + 2] = gone
     return made
 
 
@@ -210,8 +211,8 @@ def _shade(items: list[Item]) -> list[Item]:
     for item in items:
         before = made[-1] if made and not item.cut else None
         if item.kind == "colour" and before is not None and before.plain in SHADES and before.kind == "unread":
-            given = f"{before.given} {item.given}"
-            made[-1] = replace(item, given=given, plain=f"{before.plain} {item.plain}", cut=before.cut, changed=True)
+            given = f"{before.written} {item.written}"
+            made[-1] = replace(item, written=given, plain=f"{before.plain} {item.plain}", cut=before.cut, changed=True)
         else:
             made.append(item)
     return made
@@ -236,17 +237,18 @@ def _ground(items: list[Item]) -> list[Item]:
         ):  # fmt: skip
             first -= 1
         lead = kept[first - 1].plain if first and not _cuts(kept, first, item) else ""
-        named = after is not None and after.said == "background"
+        named = after is not None and after.read_as == "background"
         alone = (after is None or after.kind == "empty") and lead in GROUNDS
         if item.kind == "colour" and (named or alone):
             del kept[first - 1 if lead in LEADING else start :]
-            grounds.append(replace(item, said=f"{_article(item.said)} {item.said} background", kind="word", cut=False))
+            words = f"{_article(item.read_as)} {item.read_as} background"
+            grounds.append(replace(item, read_as=words, kind="word", cut=False))
             place = end + named
         else:
             kept.append(item)
             place += 1
     for ground in grounds:
-        kept.append(replace(ground, said=f"on {ground.said}") if any(item.said for item in kept) else ground)
+        kept.append(replace(ground, read_as=f"on {ground.read_as}") if any(item.read_as for item in kept) else ground)
     return kept
 
 
@@ -259,13 +261,13 @@ def _settle(items: Sequence[Item]) -> list[Item]:
     """What is said, without articles and prepositions that have lost their noun; `cut` where something fell out."""
     kept, fell = list[Item](), False
     for place, item in enumerate(items):
-        said, noun = item.said, _noun(items, place)
+        said, noun = item.read_as, _noun(items, place)
         if said in ("a", "an"):
             said = _agree(items, place) if noun else ""
         elif said in ("on", "of"):
             said = said if noun and kept else ""
         if said:
-            kept.append(replace(item, said=said, cut=item.cut or fell))
+            kept.append(replace(item, read_as=said, cut=item.cut or fell))
         fell = not said or (fell and not said)
     return kept
 
@@ -273,27 +275,27 @@ def _settle(items: Sequence[Item]) -> list[Item]:
 def _noun(items: Sequence[Item], place: int) -> Item | None:
     """What an article or a preposition at `place` belongs to: the next thing said before punctuation or another one."""
     for item in items[place + 1 :]:
-        if item.cut or item.said in ("on", "of") or (item.kind == "empty" and item.plain not in LIGHT):
+        if item.cut or item.read_as in ("on", "of") or (item.kind == "empty" and item.plain not in LIGHT):
             return None
-        if item.said and (item.said not in ("a", "an") or items[place].said in ("a", "an")):
-            return None if item.said in ("a", "an") else item
+        if item.read_as and (item.read_as not in ("a", "an") or items[place].read_as in ("a", "an")):
+            return None if item.read_as in ("a", "an") else item
     return None
 
 
 def _agree(items: Sequence[Item], place: int) -> str:
     """The article as it was, or the one that fits what its noun is read as."""
-    rest = [item for item in items[place + 1 :] if item.said]
+    rest = [item for item in items[place + 1 :] if item.read_as]
     if items[place].plain not in ("a", "an"):
-        return _article(rest[0].said)
+        return _article(rest[0].read_as)
     if items[place + 1] is rest[0] and not rest[0].changed and rest[0].kind != "name":
         thing = next((item for item in rest if item.kind != "colour"), None)
         if thing is None or not thing.changed:
-            return items[place].said
+            return items[place].read_as
     thing = next((item for item in rest if item.kind != "colour"), rest[0])
-    plural = thing.said.endswith("s") and not thing.said.endswith(("ss", "us"))
-    if thing.kind == "name" and thing.changed and (plural or thing.said in UNCOUNTED):
+    plural = thing.read_as.endswith("s") and not thing.read_as.endswith(("ss", "us"))
+    if thing.kind == "name" and thing.changed and (plural or thing.read_as in UNCOUNTED):
         return ""
-    return _article(rest[0].said) if rest[0].changed or items[place + 1] is not rest[0] else items[place].said
+    return _article(rest[0].read_as) if rest[0].changed or items[place + 1] is not rest[0] else items[place].read_as
 
 
 def _article(word: str) -> str:

@@ -98,9 +98,9 @@ class Item:
     before it. changed: it is read as something else than it says.
     """
 
-    given: str
+    written: str
     plain: str
-    said: str = ""
+    read_as: str = ""
     kind: str = "unread"
     cut: bool = False
     changed: bool = False

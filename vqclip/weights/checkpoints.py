@@ -32,12 +32,13 @@ _FIRST_STAGE = "first_stage_model."  # of a Net2NetTransformer or a latent diffu
 def read(
     path: Path, *, limit: int = LIMIT, parts: tuple[str, ...] | None = None
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a weight file and, where it is a safetensors file, its metadata.
+    """The state dict of a weight file and, where it is a safetensors file, its metadata.
 
     Of a VQGAN only the parts of the generator are kept: no training losses, no optimizer, no transformer
     that it was the first stage of. Tensors keep their dtype.
 
     Args:
+        path: a regular file of any kind; its content decides.
         limit: bytes that the tensors may take in memory, and a wrapped checkpoint on disk.
         parts: what the names of the wanted tensors begin with, for models that are no VQGAN on their own:
             exactly those are kept, under their full names.

@@ -33,6 +33,8 @@ def convert(source: Path, target: Path, *, provenance: Mapping[str, str]) -> Pat
     """Write the weights of `source` as a safetensors file at `target`, whole or not at all.
 
     Args:
+        source: what `checkpoints.read` reads.
+        target: another file; one that is there is replaced.
         provenance: one-line texts for the metadata, such as "licence" and "url".
 
     Raises:
@@ -56,7 +58,7 @@ def convert(source: Path, target: Path, *, provenance: Mapping[str, str]) -> Pat
 
 
 def describe(state: Mapping[str, Tensor], metadata: Mapping[str, str], *, name: str, sha256: str) -> dict[str, str]:
-    """The metadata of a converted file: `metadata` of the source and what its weights say.
+    """The metadata of a converted file: `metadata` of the source and what its state dict says.
 
     Adds format, kind ("vqgan" or "clip"), architecture (JSON), source (`name`), source_sha256 (`sha256`),
     and licence where it is not given.
@@ -81,7 +83,7 @@ def _architecture(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> t
 
 
 def write(state: Mapping[str, Tensor], target: Path, metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file, whole or not at all; "tensors_sha256" is added to its metadata.
+    """Write a state dict as safetensors file, whole or not at all; "tensors_sha256" is added to its metadata.
 
     Raises:
         ResourceError: with the reason of the system.
@@ -117,7 +119,7 @@ def _separate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def digest_of(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names and bytes of all tensors: what the format itself does not check."""
+    """SHA-256 (hex) over names, dtypes, shapes and bytes of a state dict: what the format itself does not check."""
     digest = hashlib.sha256()
     for key in sorted(state):
         value = state[key].detach().contiguous()
@@ -127,5 +129,5 @@ def digest_of(state: Mapping[str, Tensor]) -> str:
 
 
 def latents_of(generator: Mapping[str, Tensor]) -> str:
-    """Digest of the tensors that say what a VQGAN's latents mean: all but its decoder, which may learn further."""
+    """Digest of what says what a VQGAN's latents mean: its state dict but for the decoder, which may learn further."""
     return digest_of({name: value for name, value in generator.items() if not vqgan.is_decoders(name)})

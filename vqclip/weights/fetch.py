@@ -53,11 +53,15 @@ def download(
 
     Args:
         urls: https addresses of the same bytes (http for this machine itself), tried in order.
-        size: bytes expected, None if not known: then at most `limit` are taken, in `longest` seconds.
+        target: where the file shall lie; its folder is made.
+        size: bytes expected, None if not known: then at most `limit` are taken.
+        longest: seconds that a download of unknown size may take.
         sha256: hash expected, None if not known.
         on_progress: called with the bytes so far and in all.
         timeout: seconds without a byte after which a connection counts as dead; also one that brings less than 1 KB a
             second over twice that time, in its headers too.
+        limit: bytes that are taken at most where `size` is not known.
+        offline: refuse at once.
         sleep: waits between tries.
 
     Raises:

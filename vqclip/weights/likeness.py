@@ -27,7 +27,7 @@ _DIGITS: Final = 12  # of a hash: 48 bits
 
 
 def sketch(state: Mapping[str, Tensor]) -> str:
-    """Hashes of the larger tensors of a model, separated by spaces; like those of its copy in half precision."""
+    """Hashes of the larger tensors of a state dict, separated by spaces; like those of its copy in half precision."""
     return _sketch((value.numel(), value.detach().reshape(-1)[:LOOKED_AT].cpu()) for value in state.values())
 
 

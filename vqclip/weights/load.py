@@ -41,7 +41,7 @@ _LARGE = 50_000_000  # bytes: smaller files are read so fast that a converted co
 
 @dataclass(frozen=True)
 class Weights:
-    """The tensors of one file. `sha256` is of the whole file as published, also where a converted copy of it
+    """The tensors of one file as a state dict. `sha256` is of the whole file as published, also where a converted copy
     was read; `metadata` its safetensors header strings, or what was read from the weights."""
 
     path: Path
@@ -69,6 +69,7 @@ def find(name: str, *, role: str, offline: bool = False, on_progress: Progress |
     `path#sha256=...`, is that of a file with this hash.
 
     Args:
+        name: as the config has it.
         role: "generator", "guide" or "judge": what "starter" alone stands for.
         offline: fetch nothing, as VQCLIP_OFFLINE=1 does.
         on_progress: called with the bytes so far and in all while a file is fetched.
@@ -141,6 +142,7 @@ def load(path: Path, *, parts: tuple[str, ...] | None = None) -> Weights:
     as long as it belongs to exactly this file.
 
     Args:
+        path: a regular file.
         parts: what the names of the wanted tensors begin with, as for `checkpoints.read`.
 
     Raises:

@@ -92,7 +92,11 @@ class Part:
         return self._notes.get("url") == url and bool(etag) and self._notes.get("etag", etag) != etag
 
     def note(self, url: str, *, etag: str | None, modified: str | None) -> None:
-        """Keep what the server said, before the first byte: a process that is killed writes nothing later."""
+        """Keep what the server said, before the first byte: a process that is killed writes nothing later.
+
+        Raises:
+            ResourceError: the disk refuses.
+        """
         given = {"url": url, "etag": etag, "modified": modified}
         self._notes = {key: value for key, value in given.items() if value}
         try:
@@ -103,7 +107,7 @@ class Part:
             raise self._unwritable(error) from error
 
     def write(self, data: bytes) -> None:
-        """Append bytes."""
+        """Append bytes; ResourceError where the disk refuses, with what it took counted."""
         assert self._file is not None
         rest = memoryview(data)
         try:
@@ -117,7 +121,7 @@ class Part:
             self.done += written
 
     def clear(self) -> None:
-        """Throw the bytes away and begin again."""
+        """Throw the bytes away and begin again; ResourceError where the disk refuses."""
         assert self._file is not None
         try:
             self._file.truncate(0)
@@ -140,7 +144,7 @@ class Part:
         """Put the bytes in place at once and durably, and return their SHA-256.
 
         Raises:
-            DamagedError: they are not those of `sha256`.
+            DamagedError: they are not those of `sha256`. ResourceError: the disk refuses.
         """
         assert self._file is not None
         digest = self._hash.hexdigest()

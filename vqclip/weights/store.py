@@ -46,7 +46,7 @@ def home() -> Path:
     return Path(given).expanduser() if given else platformdirs.user_cache_path("vqclip", appauthor=False)
 
 
-def place(entry: Entry) -> Path:
+def path_of(entry: Entry) -> Path:
     """Where the store keeps the file of an entry, whether it is there or not."""
     return home() / "weights" / entry.file
 
@@ -66,8 +66,12 @@ def expected(entry: Entry) -> str | None:
 
 
 def status(entry: Entry) -> Status:
-    """What is here of an entry, at a glance: no file is read. `find` reads and checks."""
-    own = place(entry)
+    """What is here of an entry, at a glance: no weights are read. `find` reads and checks.
+
+    Raises:
+        WeightsError: the file with the pins is damaged.
+    """
+    own = path_of(entry)
     if own.is_file():
         right = entry.size is None or own.stat().st_size == entry.size
         return Status("here" if right else "damaged", own)
@@ -84,8 +88,9 @@ def find(entry: Entry) -> Path | None:
 
     Raises:
         WeightsError: the file in the store is damaged, or not the one pinned.
+        ResourceError: the pin cannot be written.
     """
-    own = place(entry)
+    own = path_of(entry)
     if own.is_file():
         _check(entry, own)
         return own
@@ -99,6 +104,7 @@ def locate(entry: Entry, *, offline: bool = False, on_progress: Progress | None 
     Several processes may ask for the same file: one fetches, the others wait for it.
 
     Args:
+        entry: of the catalogue.
         offline: fetch nothing, as VQCLIP_OFFLINE=1 and HF_HUB_OFFLINE=1 do.
         on_progress: called with the bytes so far and in all.
         renew: fetch a damaged file of the store again, instead of refusing it.
@@ -109,7 +115,7 @@ def locate(entry: Entry, *, offline: bool = False, on_progress: Progress | None 
     found = _find_or_renew(entry, renew=renew)
     if found:
         return found
-    own = place(entry)
+    own = path_of(entry)
     if offline or is_offline():
         raise WeightsError(
             f"{entry.name}: not on this machine, and offline; run `vqclip models get {entry.name}` with a "

@@ -93,7 +93,7 @@ def _is_size(value: object) -> bool:
 
 
 def damaged(tensors: Iterable[tuple[str, Tensor]]) -> str | None:
-    """The name of the first tensor that holds a NaN or an infinity, None for sound weights.
+    """The name of the first item of a state dict that holds a NaN or an infinity, None for sound weights.
 
     CLIP's own mask, which TorchScript archives keep, is minus infinity above its diagonal. One pass without another
     tensor: 88 million numbers, a ViT-B/32's guide or a VQGAN, take some 15 ms.
@@ -109,14 +109,15 @@ def damaged(tensors: Iterable[tuple[str, Tensor]]) -> str | None:
 def read_regions(
     regions: Mapping[str, Region], open_storage: Callable[[Storage], IO[bytes]], *, limit: int
 ) -> dict[str, Tensor]:
-    """The tensors of `regions` in memory, contiguous; each storage is read once.
+    """The state dict of `regions` in memory, contiguous; each storage is read once.
 
     Args:
+        regions: where each tensor lies, by name.
         open_storage: gives a source that holds at least the bytes of that storage.
         limit: bytes that all storages together, and all tensors together, may take.
 
     Raises:
-        RefusedError: more than `limit`, or a source that ends early.
+        RefusedError: more than `limit`, or a source that ends early. ResourceError: no memory for it.
     """
     storages = dict.fromkeys(region.storage for region in regions.values())  # in the order of the file
     total = max(

@@ -30,7 +30,7 @@ from vqclip.backends.diffusion import (
     updates,
 )
 from vqclip.backends.kandinsky.files import check_unet
-from vqclip.backends.kandinsky.prior import Embeddings, Kandinsky, Memory, ask, check_texts, question, unsaid
+from vqclip.backends.kandinsky.prior import Embeddings, Kandinsky, Memory, check_texts, embed, question, unsupported
 from vqclip.backends.pieces import Pieces, multiple, nbytes
 from vqclip.job import InputError, Job, Result, Step
 
@@ -75,16 +75,16 @@ class KandinskyBackend:
         self._prior_name = f"{prior_name}/{dtype}/{device.type}"
         auto = "keep" if device.type == "cpu" else "park"
         idle = auto if settings.idle == "auto" else settings.idle
-        place = _Place(device, dtype, offload=settings.offload, idle=idle)
-        self._prior = _Worker(open_prior, place)
-        self._decoder = _Worker(lambda: self._assemble(open_decoder()), place)
+        placement = _Placement(device, dtype, offload=settings.offload, idle=idle)
+        self._prior = _Worker(open_prior, placement)
+        self._decoder = _Worker(lambda: self._assemble(open_decoder()), placement)
 
     def check(self, job: Job) -> None:
         """Raise InputError for a job that cannot be drawn; opens the prior to measure the prompts."""
         updates(self.denoising)
-        asked = question(job, self.settings)
-        if self.settings.too_long == "error" and asked.key(self._prior_name) not in self._memory:
-            check_texts(asked.texts, self._prior.opened)
+        query = question(job, self.settings)
+        if self.settings.too_long == "error" and query.key(self._prior_name) not in self._memory:
+            check_texts(query.texts, self._prior.opened)
         self._canvas(job, STRIDE)
 
     def generate(self, job: Job, on_step: OnStep) -> Result:
@@ -92,15 +92,15 @@ class KandinskyBackend:
         clock = Clock(self.device)
         report = clock.outside(on_step)
         total = updates(self.denoising)
-        asked = question(job, self.settings)
-        key = asked.key(self._prior_name)
+        query = question(job, self.settings)
+        key = query.key(self._prior_name)
         pair = self._memory.recall(key)
         cached = pair is not None
         if pair is None:
             self._decoder.rest()
             with clock.paused():
                 self._prior.open()
-            pair = ask(self._prior.ready(), asked, self.device)
+            pair = embed(self._prior.ready(), query, self.device)
             self._memory.keep(key, pair)
         self._prior.rest()
         with clock.paused():
@@ -108,12 +108,12 @@ class KandinskyBackend:
         seed = job.rng("decoder").initial_seed()
         image, facts = self._decode(job, pair.to(self.device, self.dtype), report, total=total)
         report(Step(total, total, image, {}))
-        told = {
-            "prior": asked.facts() | {"cached": cached},
+        record = {
+            "prior": query.facts() | {"cached": cached},
             "decoder": {"seed": seed, "steps": self.denoising.steps, "updates": total} | facts,
-            "ignored": unsaid(job),
+            "ignored": unsupported(job),
         }
-        return Result(job, image.cpu(), {}, total, clock.seconds, facts=told)
+        return Result(job, image.cpu(), {}, total, clock.seconds, facts=record)
 
     def pieces(self, job: Job) -> Pieces:
         """What the decoder takes for the job, for a forecast; opens it."""
@@ -122,7 +122,7 @@ class KandinskyBackend:
         canvas = self._canvas(job, stride)
         new: dict[str, Any] = {"device": self.device, "dtype": self.dtype}
 
-        def place() -> None:
+        def move() -> None:
             self._prior.rest()
             self._decoder.ready()
 
@@ -137,7 +137,7 @@ class KandinskyBackend:
         there = self.device.type in ("cpu", unet.device.type)
         return Pieces(
             "the decoder", self.device, (canvas.size[1] // stride, canvas.size[0] // stride), stride, multiple(unet),
-            batch, 0 if there else nbytes([unet, movq], self.dtype), place, update, decode,
+            batch, 0 if there else nbytes([unet, movq], self.dtype), move, update, decode,
         )  # fmt: skip
 
     @property
@@ -187,7 +187,7 @@ class KandinskyBackend:
                 generator=job.rng("decoder"),
                 output_type="latent",
                 callback_on_step_end=to_steps(watch, draw, on_step, total=total, start=canvas.start),
-                **self._given(canvas),
+                **self._image_arguments(canvas),
             ).images
             image = draw(latent)
         finished(pipe, image, self.dtype)
@@ -199,7 +199,7 @@ class KandinskyBackend:
         """The pipelines round latent sides up to multiples of the stride, thus pixels to those of its square."""
         return Canvas(job.size, stride * stride, stride, image=self.denoising.image, mask=self.denoising.mask)
 
-    def _given(self, canvas: Canvas) -> dict[str, Any]:
+    def _image_arguments(self, canvas: Canvas) -> dict[str, Any]:
         """The arguments that only some of the pipelines take; they write to the mask, which is the canvas's own."""
         if canvas.image is None:
             return {}
@@ -214,7 +214,7 @@ def _stride(movq: Any) -> int:
 
 
 @dataclass(frozen=True)
-class _Place:
+class _Placement:
     """Where a pipeline works, and what becomes of it while it waits: "keep", "park" or "drop"."""
 
     device: torch.device
@@ -229,8 +229,8 @@ class _Worker:
     Other backends may have moved its networks in the meantime, since an opener may give the same ones to all.
     """
 
-    def __init__(self, open_pipe: Callable[[], Any], place: _Place) -> None:
-        self._open, self._place = open_pipe, place
+    def __init__(self, open_pipe: Callable[[], Any], placement: _Placement) -> None:
+        self._open, self._placement = open_pipe, placement
 
     @cached_property
     def opened(self) -> Any:
@@ -243,25 +243,25 @@ class _Worker:
 
     def ready(self) -> Any:
         """The pipeline with its networks in one precision, on the device or offloaded from it."""
-        pipe, place = self.opened, self._place
+        pipe, placement = self.opened, self._placement
         with quiet():  # float16 on the CPU is warned of, at each step of the way
-            if place.offload:
-                pipe.to(place.dtype)
-                pipe.enable_model_cpu_offload(device=place.device)
+            if placement.offload:
+                pipe.to(placement.dtype)
+                pipe.enable_model_cpu_offload(device=placement.device)
             else:
-                pipe.to(place.device, place.dtype)
+                pipe.to(placement.device, placement.dtype)
         return pipe
 
     def rest(self) -> None:
         """Make room on the device, as far as wished."""
-        if "opened" not in self.__dict__ or self._place.idle == "keep":
+        if "opened" not in self.__dict__ or self._placement.idle == "keep":
             return
         with quiet():
             self.opened.remove_all_hooks()
-            if self._place.idle == "park":
+            if self._placement.idle == "park":
                 self.opened.to("cpu")
             else:
                 del self.__dict__["opened"]
         gc.collect()
-        if self._place.device.type == "cuda":
+        if self._placement.device.type == "cuda":
             torch.cuda.empty_cache()

@@ -68,10 +68,12 @@ def find(model: str, part: Part, note: Callable[[str], None] = lambda _line: Non
         model: "kandinsky-2.2" for the published weights, a hub repository `owner/name[@revision]`, or a
             folder: one with prior/, decoder/ and inpaint/, one that holds the part itself, or a saved
             Combined pipeline, which has both halves.
+        part: which of the three.
         note: takes a line before something large is fetched. VQCLIP_OFFLINE and HF_HUB_OFFLINE forbid it.
 
     Raises:
         WeightsError: no such folder, something missing or of another model, or the hub does not give it.
+        ResourceError: no room for what is fetched.
     """
     given = Path(model).expanduser()
     if given.is_dir():
@@ -157,26 +159,26 @@ def _wanted(part: Part) -> str:
 def _check_files(found: Found) -> None:
     """Raise WeightsError for the first component or file that is not there or no file, or a unet of another part."""
     for name in _PARTS[found.part]:
-        place = found.folder / f"{found.prefix}{name}"
-        if place.is_dir():
+        path = found.folder / f"{found.prefix}{name}"
+        if path.is_dir():
             try:
-                regular.check(place)
+                regular.check(path)
             except OSError as error:
                 raise WeightsError(f"{error.filename}: {error.strerror}: {_way(HUB[found.part])}") from error
         for choice in _FILES.get(name, _NETWORK):
-            if not any(any(place.glob(pattern)) for pattern in choice):
-                unsafe = ", only unsafe .bin files" if any(place.glob("*.bin")) else ""
-                missing = f"{place}: {' or '.join(choice)} is missing{unsafe}"
+            if not any(any(path.glob(pattern)) for pattern in choice):
+                unsafe = ", only unsafe .bin files" if any(path.glob("*.bin")) else ""
+                missing = f"{path}: {' or '.join(choice)} is missing{unsafe}"
                 raise WeightsError(f"{missing}; {_wanted(found.part)} needs it: {_way(HUB[found.part])}")
     if found.part != "prior":
-        place = found.folder / "unet" / "config.json"
-        check_unet(_json(place, found.part), str(place), inpaint=found.part == "inpaint")
+        path = found.folder / "unet" / "config.json"
+        check_unet(_json(path, found.part), str(path), inpaint=found.part == "inpaint")
 
 
 def weight_files(found: Found) -> list[Path]:
     """What will be loaded of a found part: of every network the plain file, or one of several parts."""
     folders = (found.folder / f"{found.prefix}{name}" for name in _PARTS[found.part] if name not in _FILES)
-    held = [sorted(place.glob("*.safetensors"), key=lambda path: len(path.name)) for place in folders]
+    held = [sorted(path.glob("*.safetensors"), key=lambda path: len(path.name)) for path in folders]
     return [files[0] for files in held if files]
 
 
@@ -225,28 +227,28 @@ def _open_parts(found: Found, dtype: torch.dtype) -> dict[str, Any]:
 
     opened = {}
     for name, kind in _PARTS[found.part].items():
-        place = found.folder / f"{found.prefix}{name}"
+        path = found.folder / f"{found.prefix}{name}"
         builder: Any = getattr(diffusers, kind, None) or getattr(transformers, kind)
         with quiet():
             try:
-                opened[name] = _open(builder, place, dtype) if name not in _FILES else builder.from_pretrained(place)
+                opened[name] = _open(builder, path, dtype) if name not in _FILES else builder.from_pretrained(path)
             except WeightsError:
                 raise
             except Exception as error:  # damaged files end as a dozen kinds of error
-                raise WeightsError(f"{place}: cannot be opened ({_line(error)}): {_way(HUB[found.part])}") from error
+                raise WeightsError(f"{path}: cannot be opened ({_line(error)}): {_way(HUB[found.part])}") from error
     return opened
 
 
-def _open(builder: Any, place: Path, dtype: torch.dtype) -> Any:
+def _open(builder: Any, path: Path, dtype: torch.dtype) -> Any:
     """A network with all of its weights: the loaders draw what a file lacks at random and only warn."""
-    made, told = builder.from_pretrained(
-        place, local_files_only=True, use_safetensors=True, dtype=dtype, output_loading_info=True
+    made, info = builder.from_pretrained(
+        path, local_files_only=True, use_safetensors=True, dtype=dtype, output_loading_info=True
     )
     for fault in ("missing_keys", "mismatched_keys"):
-        if faulty := sorted(map(str, told.get(fault, ()))):
-            raise WeightsError(f"{place}: {len(faulty)} {fault.replace('_', ' ')}, the first is {faulty[0][:80]}")
+        if faulty := sorted(map(str, info.get(fault, ()))):
+            raise WeightsError(f"{path}: {len(faulty)} {fault.replace('_', ' ')}, the first is {faulty[0][:80]}")
     if (broken := damaged(made.state_dict().items())) is not None:
-        raise WeightsError(f"{place}: {broken} holds NaN or infinite numbers; fetch or export it again")
+        raise WeightsError(f"{path}: {broken} holds NaN or infinite numbers; fetch or export it again")
     return made.eval()
 
 

@@ -92,13 +92,13 @@ class Question:
 
     def key(self, prior: str) -> str:
         """A digest of this question to the prior whose weights and precision `prior` names."""
-        told = hashlib.sha256(repr((prior, self.exclude, self.steps, self.guidance, self.seed)).encode())
+        digest = hashlib.sha256(repr((prior, self.exclude, self.steps, self.guidance, self.seed)).encode())
         for part, weight in self.parts:
             if isinstance(part, Tensor):
-                told.update(repr((tuple(part.shape), weight)).encode() + images.to_uint8(part).tobytes())
+                digest.update(repr((tuple(part.shape), weight)).encode() + images.to_uint8(part).tobytes())
             else:
-                told.update(repr((part, weight)).encode())
-        return told.hexdigest()
+                digest.update(repr((part, weight)).encode())
+        return digest.hexdigest()
 
     def facts(self) -> dict[str, Any]:
         """What a record of the run says about it."""
@@ -131,7 +131,7 @@ def question(job: Job, settings: Kandinsky) -> Question:
     )
 
 
-def unsaid(job: Job) -> list[str]:
+def unsupported(job: Job) -> list[str]:
     """What the prompts ask for that Kandinsky has no words for, one line each."""
     prompts = (*job.include, *job.exclude, *job.extras)
     lines = [f"weight {p.weight:g} of exclude {p.text!r}: counts 1" for p in job.exclude if p.weight not in (0, 1)]
@@ -188,7 +188,7 @@ class Memory:
 
 
 @torch.no_grad()
-def ask(pipe: Any, asked: Question, device: torch.device) -> Embeddings:
+def embed(pipe: Any, query: Question, device: torch.device) -> Embeddings:
     """Run a KandinskyV22PriorPipeline: its plain call for one text, its `interpolate` for a blend.
 
     The plain call takes the negative text as the side that guidance leads away from and answers it as
@@ -197,16 +197,16 @@ def ask(pipe: Any, asked: Question, device: torch.device) -> Embeddings:
     pipelines this is the one whose `interpolate` takes texts (KandinskyV22PriorEmb2EmbPipeline's does not).
     """
     shared = {
-        "num_inference_steps": asked.steps,
-        "guidance_scale": asked.guidance,
-        "generator": torch.Generator().manual_seed(asked.seed),
+        "num_inference_steps": query.steps,
+        "guidance_scale": query.guidance,
+        "generator": torch.Generator().manual_seed(query.seed),
     }
-    (first, _), *others = asked.parts
+    (first, _), *others = query.parts
     with at_work(pipe):
         if isinstance(first, str) and not others:
-            out = pipe(first, negative_prompt=asked.exclude, **shared)
+            out = pipe(first, negative_prompt=query.exclude, **shared)
         else:
-            parts = [images.to_pil(part) if isinstance(part, Tensor) else part for part, _ in asked.parts]
-            weights = [weight for _, weight in asked.parts]
-            out = pipe.interpolate(parts, weights, negative_prompt=asked.exclude or "", device=device, **shared)
+            parts = [images.to_pil(part) if isinstance(part, Tensor) else part for part, _ in query.parts]
+            weights = [weight for _, weight in query.parts]
+            out = pipe.interpolate(parts, weights, negative_prompt=query.exclude or "", device=device, **shared)
     return Embeddings(out.image_embeds, out.negative_image_embeds)

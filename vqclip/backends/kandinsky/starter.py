@@ -82,20 +82,21 @@ class Starter:
     """One half of the small Kandinsky, read and not yet built.
 
     name: for people and as the key of what was made with it. hashes: SHA-256 of its files, by part. read: how its
-        guide reads a text, None for the half that reads none. eyes: sketches of the CLIP among them.
+        guide reads a text, None for the half that reads none. sketches: of the CLIP among them.
     """
 
     name: str
     hashes: Mapping[str, str]
     build: Callable[[], Any]
     read: Read | None = None
-    eyes: Mapping[str, str] = field(default_factory=dict)
+    sketches: Mapping[str, str] = field(default_factory=dict)
 
     def open(self, *, dtype: torch.dtype = torch.float32, device: torch.device = _CPU) -> Any:
         """The ready pipeline: a KandinskyV22PriorPipeline or a KandinskyV22Pipeline.
 
         Args:
-            dtype: of all its networks. device: where they are put.
+            dtype: of all its networks.
+            device: where they are put.
 
         Raises:
             WeightsError: weights that do not fit what their file says of them.
@@ -118,8 +119,8 @@ def find_prior(prior: str = PRIOR, guide: str = GUIDE) -> Starter:
         raise WeightsError(f"{file.path}: was trained with another guide than {seer.path}; the two belong together")
     hashes = {"prior": file.sha256, "guide": seer.sha256}
     read = clip.reading_of(seer.state.get("token_ids"))
-    eyes = {"guide": likeness.sketch(seer.state)}
-    return Starter(file.name, hashes, lambda: _build_prior(file, arguments, seer, read), read, eyes)
+    sketches = {"guide": likeness.sketch(seer.state)}
+    return Starter(file.name, hashes, lambda: _build_prior(file, arguments, seer, read), read, sketches)
 
 
 def find_decoder(unet: str = UNET, movq: str = MOVQ) -> Starter:
@@ -135,14 +136,22 @@ def find_decoder(unet: str = UNET, movq: str = MOVQ) -> Starter:
 
 
 def open_prior(*, dtype: torch.dtype = torch.float32, device: torch.device = _CPU) -> Any:
-    """The KandinskyV22PriorPipeline of the starter files; see `Starter.open`."""
+    """The KandinskyV22PriorPipeline of the starter files, as `Starter.open`.
+
+    Raises:
+        WeightsError: as for `find_prior`.
+    """
     return find_prior().open(dtype=dtype, device=device)
 
 
 def open_decoder(
     *, dtype: torch.dtype = torch.float32, device: torch.device = _CPU, image_to_image: bool = False
 ) -> Any:
-    """The KandinskyV22Pipeline of the starter files, or with the same parts the KandinskyV22Img2ImgPipeline."""
+    """The KandinskyV22Pipeline of the starter files, or with the same parts the KandinskyV22Img2ImgPipeline.
+
+    Raises:
+        WeightsError: as for `find_decoder`.
+    """
     pipe = find_decoder().open(dtype=dtype, device=device)
     return as_image_to_image(pipe) if image_to_image else pipe
 
@@ -201,7 +210,7 @@ def _fill(make: Callable[..., Any], arguments: Mapping[str, Any], state: Mapping
 def _build_prior(file: Weights, arguments: Mapping[str, Any], seer: Weights, read: Read) -> Any:
     from diffusers import KandinskyV22PriorPipeline, PriorTransformer, UnCLIPScheduler
 
-    from vqclip.backends.kandinsky import eyes
+    from vqclip.backends.kandinsky import encoders
 
     model = clip.build(seer.state)
     wide, context = int(model.text_projection.shape[1]), int(model.context_length)
@@ -212,11 +221,11 @@ def _build_prior(file: Weights, arguments: Mapping[str, Any], seer: Weights, rea
     make_noise: Any = UnCLIPScheduler
     return make(
         prior=_fill(PriorTransformer, arguments, file.state, str(file.path)),
-        image_encoder=eyes.ImageEncoder(model.visual),
-        text_encoder=eyes.text_encoder(model),
-        tokenizer=eyes.Tokenizer(seer.state.get("token_ids"), context, read),
+        image_encoder=encoders.ImageEncoder(model.visual),
+        text_encoder=encoders.text_encoder(model),
+        tokenizer=encoders.Tokenizer(seer.state.get("token_ids"), context, read),
         scheduler=make_noise(**PRIOR_NOISE),
-        image_processor=eyes.image_processor(model.visual.input_resolution),
+        image_processor=encoders.image_processor(model.visual.input_resolution),
     )
 
 

@@ -107,7 +107,7 @@ class StableDiffusionBackend:
             "prompt": [list(part) for part in include], "negative": [list(part) for part in exclude],
             "seed": job.rng("noise").initial_seed(), "scheduler": given.scheduler, "guidance": given.guidance,
             "steps": given.steps, "updates": total, "size": list(job.size), "canvas": list(canvas.size),
-            "precision": str(self._pipe.dtype).removeprefix("torch."), "ignored": _unsaid(job),
+            "precision": str(self._pipe.dtype).removeprefix("torch."), "ignored": _unsupported(job),
         }  # fmt: skip
         strength = {} if given.image is None else {"strength": given.strength}
         return Result(job, image.cpu(), {}, total, clock.seconds, facts=facts | strength)
@@ -218,7 +218,7 @@ def _wording(prompts: Iterable[Prompt]) -> Parts:
     return tuple((prompt.text, prompt.weight / total) for prompt in kept)
 
 
-def _unsaid(job: Job) -> list[str]:
+def _unsupported(job: Job) -> list[str]:
     """What the prompts ask for that nothing here can do, one line each."""
     prompts = (*job.include, *job.exclude, *job.extras)
     return [f"stop {p.stop:g} of {p.text!r}: nothing stops early" for p in prompts if p.stop is not None]

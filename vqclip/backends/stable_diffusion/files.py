@@ -65,8 +65,9 @@ def open(path: str | Path, *, dtype: torch.dtype = torch.float32, layout: Layout
     one kept as safetensors in the store for the next time. Nothing is ever fetched.
 
     Args:
-        dtype: of all weights. layout: what a file must hold; None is Stable Diffusion 1.5. A folder
-            brings its own.
+        path: file or folder.
+        dtype: of all weights.
+        layout: what a file must hold; None is Stable Diffusion 1.5. A folder brings its own.
 
     Raises:
         WeightsError: missing, damaged, incomplete, or another model; one line. ResourceError: no memory
@@ -173,6 +174,7 @@ def _tokenizer(folder: Path, text: Mapping[str, Any]) -> Any:
     Without a vocabulary transformers makes one of two tokens and says nothing; without a limit it pads to 1e30.
 
     Args:
+        folder: holds vocab.json, merges.txt and their configuration.
         text: configuration of the text encoder.
     """
     import transformers
@@ -208,7 +210,7 @@ def _from_folder(path: Path, dtype: torch.dtype) -> Models:
     parts: dict[str, Any] = {}
     for (part, file), kind in zip(files.items(), kinds, strict=True):
         with _one_line(part):
-            network, told = kind.from_pretrained(
+            network, info = kind.from_pretrained(
                 str(path / part),
                 dtype=dtype,
                 variant="fp16" if ".fp16." in file.name else None,
@@ -216,7 +218,7 @@ def _from_folder(path: Path, dtype: torch.dtype) -> Models:
                 use_safetensors=True,
                 output_loading_info=True,
             )
-            lacking = sorted(map(str, [*told["missing_keys"], *told["mismatched_keys"]]))
+            lacking = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
             if lacking:
                 raise WeightsError(f"has no fitting tensor for {lacking[0]}; {_GET_FOLDER}")
             if (broken := damaged(network.state_dict().items())) is not None:

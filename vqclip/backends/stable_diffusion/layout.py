@@ -138,7 +138,8 @@ def check_file(state: Mapping[str, Tensor], layout: Layout, wanted: Mapping[str,
     """Raise WeightsError, one line, unless `state` is one whole model of this layout.
 
     Args:
-        state: tensors by their names in the published single file.
+        state: the state dict of the published single file.
+        layout: the widths to be found in it.
         wanted: by the prefix of each part, how many tensors it has and how many numbers they hold.
     """
     names = {key.removeprefix(UNET) for key in state if key.startswith(UNET)}
@@ -181,5 +182,5 @@ def is_surplus(key: str) -> bool:
 
 
 def sizes(state: Mapping[str, Tensor]) -> tuple[int, int]:
-    """How many tensors, and how many numbers in them."""
+    """How many tensors a state dict has, and how many numbers in them."""
     return len(state), sum(math.prod(value.shape) for value in state.values())

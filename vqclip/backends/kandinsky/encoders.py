@@ -28,6 +28,9 @@ class Tokenizer:
         token_ids: (K,) rising BPE ids of the table's rows; None for the full table.
         context: the longest sequence, start and end included.
         read: how the guide reads a text, in words whose tokens all have a row.
+
+    Raises:
+        WeightsError: ids that do not rise.
     """
 
     def __init__(self, token_ids: Tensor | None, context: int, read: Read) -> None:
