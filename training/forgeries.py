@@ -142,6 +142,7 @@ def make(hands: Hands, bank: Bank, count: int, recipe: Recipe, seed: int) -> tup
 
 
 def main() -> None:
+    """Add forgeries and redrawn drawings to those of a guide."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", choices=sorted(RECIPES))
     parser.add_argument("--count", type=int, default=1024, help="pictures to add")

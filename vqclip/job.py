@@ -34,7 +34,7 @@ class Prompt:
 
     `weight` is a finite factor >= 0 on the prompt's loss. `stop` is a spherical distance theta^2/2 in
     [0, pi^2/2]: an include or extra stops pulling once it is nearer than `stop`, an exclude stops
-    pushing once it is farther. None means never stop.
+    pushing once it is farther. None means never stop. Raises InputError for no words and for numbers out of range.
     """
 
     text: str

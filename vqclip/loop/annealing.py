@@ -67,7 +67,7 @@ class Annealing:
             self._last = (torch.stack([noisy[row] for row in rows]), keep, loud)
 
     def saved(self, rows: slice) -> dict[str, Tensor]:
-        """Where the streams of some of the latents stand, and these as they were drowned last."""
+        """Where the streams of some of the latents stand, and these as they were drowned last, (b, C, h, w)."""
         made = streams("noise", self._rngs[rows])
         if self._last is not None:
             noisy, keep, loud = self._last
@@ -75,7 +75,7 @@ class Annealing:
         return made
 
     def restore(self, saved: Mapping[str, Tensor]) -> None:
-        """Go on from what was saved; KeyError where something is missing."""
+        """Go on from what was saved, tensors of any shape; KeyError where something is missing."""
         self._last = None
         if "noisy" in saved:
             noisy, keep, loud = (saved[name].clone() for name in ("noisy", "keep", "loud"))

@@ -61,7 +61,8 @@ def depth(image: Tensor, word: str) -> Tensor:
     is called by the word, 0 at the border, negative outside.
 
     Args:
-        image: (B, 3, H, W) in [0, 1]; values outside are taken as the nearest inside. word: one of COLOURS.
+        image: (B, 3, H, W) in [0, 1]; values outside are taken as the nearest inside.
+        word: one of COLOURS.
 
     Returns:
         (B, H, W).

@@ -146,6 +146,8 @@ class Cropper:
 
         Args:
             images: (B, 3, H, W) float32 in [0, 1], on the device of the plan.
+            plan: of pictures of that size.
+            part: which of the N crops of each picture, one of the plan's chunks.
             size: side of the crops in pixels.
 
         Returns:
@@ -195,7 +197,7 @@ def sampling_grid(homography: Tensor, size: int) -> Tensor:
 
 
 def sample(image: Tensor, grid: Tensor, sides: Sequence[float], *, outside: str) -> Tensor:
-    """Bilinear samples of one picture at N grids, from a pyramid level that does not alias.
+    """Bilinear samples of one picture (1, 3, H, W) at N grids, from a pyramid level that does not alias.
 
     Four taps see a quarter of the pixels at 4x minification; so a window with a side of that many pixels is read
     from the average-pooled picture whose window is less than twice the output.

@@ -82,7 +82,9 @@ def appear(look: str, weight: float, *, first: int = 0) -> Loss:
     """Bring the picture to a look: weight x how far its areas are from it.
 
     Args:
-        look: one of `NAMES`. weight: factor on the term. first: the step at which the pull begins.
+        look: one of `NAMES`.
+        weight: factor on the term.
+        first: the step at which the pull begins.
     """
     measure = _LOOKS[look]
 

@@ -100,7 +100,7 @@ class _StopAt(torch.autograd.Function):
 
 
 def stop_at(value: Tensor, stop: float) -> Tensor:
-    """`value`, whose gradient is that of max(value, stop): zero wherever value <= stop."""
+    """`value`, of any shape, whose gradient is that of max(value, stop): zero wherever value <= stop."""
     stopped: Tensor = _StopAt.apply(value, stop)  # type: ignore[no-untyped-call]  # torch leaves `apply` untyped
     return stopped
 
@@ -125,7 +125,7 @@ def repel(
     targets: Sequence[Tensor], weights: Sequence[float], *, weight: float, stop: float | None,
     distance: str = "spherical",
 ) -> Loss:  # fmt: skip
-    """Push the crops away from a target: -weight x mean distance, until it is beyond `stop`."""
+    """Push the crops away from targets (M, E): -weight x mean distance, until it is beyond `stop`; see `attract`."""
     return _prompt_term(targets, weights, weight=weight, stop=stop, distance=distance, sign=-1.0)
 
 
@@ -137,9 +137,11 @@ def avoid(
     0, with no gradient, for a picture that is near none of them.
 
     Args:
-        directions: one (R, E) tensor of unit rows per perceptor. stops: one (R,) tensor of spherical distances each.
+        directions: one (R, E) tensor of unit rows per perceptor.
+        stops: one (R,) tensor of spherical distances each.
         weights: one factor >= 0 per perceptor; they are normalised to sum 1.
-        weight: factor on the sum over the directions. first: the step at which the push begins.
+        weight: factor on the sum over the directions.
+        first: the step at which the push begins.
     """
     shares = [w / sum(weights) for w in weights]
 
@@ -164,7 +166,8 @@ def unpaint(word: str, weight: float, *, spare: float, first: int = 0) -> Loss:
     """Push areas out of the region of a colour word: weight x mean depth inside it, in hundreds of L*a*b*.
 
     Args:
-        word: one of `vqclip.grammar.COLOURS`. weight: factor on the term.
+        word: one of `vqclip.grammar.COLOURS`.
+        weight: factor on the term.
         spare: share of the picture that may be of that colour; below it nothing is pushed.
         first: the step at which the push begins.
     """

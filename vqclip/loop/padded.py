@@ -60,7 +60,11 @@ def draw_windows(
     Args:
         u: seven (N,) tensors in [0, 1): side, left and top of each window; of the next ones the first number counts:
             angle, mirror, shift right, shift down.
-        flip: probability of mirroring. rotate: largest angle in degrees. shift: the largest over the padded sides.
+        width: of the picture, in pixels.
+        height: likewise.
+        flip: probability of mirroring.
+        rotate: largest angle in degrees.
+        shift: the largest over the padded sides.
     """
     side, left, top, *whole = (numbers.double() for numbers in u)
     angle, mirror, right, down = (float(numbers[0]) for numbers in whole)

@@ -38,10 +38,10 @@ class Denoise(Protocol):
         """Go on with some of the latents."""
 
     def saved(self, rows: slice) -> dict[str, Tensor]:
-        """All that the next call depends on, of some of the latents."""
+        """All that the next call depends on, of some of the latents: names -> tensors of any shape."""
 
     def restore(self, saved: Mapping[str, Tensor]) -> None:
-        """Go on from what was saved."""
+        """Go on from what was saved, tensors of any shape."""
 
 
 class State:
@@ -98,7 +98,7 @@ class State:
         """All that the rest of a run of some of the latents depends on, to be asked between two Steps.
 
         Returns:
-            Names -> tensors, each a copy on the CPU.
+            Names -> tensors of any shape, each a copy on the CPU.
         """
         made = {"latent": self.latent, "mean": self.mean, "start": self.start}
         if self.latent.grad is not None:
@@ -140,18 +140,18 @@ class State:
 
 
 def streams(name: str, rngs: Sequence[torch.Generator]) -> dict[str, Tensor]:
-    """Where generators stand, each under a name of its own."""
+    """Where generators stand, (K,) uint8 each, under a name of its own."""
     return {f"{name}.stream.{number}": rng.get_state() for number, rng in enumerate(rngs)}
 
 
 def follow(rngs: Sequence[torch.Generator], saved: Mapping[str, Tensor], name: str) -> None:
-    """Set generators to where others stood; KeyError where nothing was saved of one."""
+    """Set generators to where others stood, (K,) uint8 each; KeyError where nothing was saved of one."""
     for number, rng in enumerate(rngs):
         rng.set_state(saved[f"{name}.stream.{number}"])
 
 
 def within(saved: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """What was saved under a name and a point, by the rest of its names."""
+    """What was saved under a name and a point, tensors of any shape, by the rest of their names."""
     return {key.removeprefix(f"{name}."): value for key, value in saved.items() if key.startswith(f"{name}.")}
 
 

@@ -34,7 +34,7 @@ _LARGEST: Final = 4 << 30  # bytes that are read
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One that was read whole: the step after which it was saved, its tensors on the CPU, and JSON values beside."""
+    """One that was read whole: the step after which it was saved, its tensors of any shape, and JSON values beside."""
 
     step: int
     tensors: Mapping[str, Tensor]
@@ -42,7 +42,7 @@ class Checkpoint:
 
 
 def write(folder: Path, step: int, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> Path:
-    """Save a checkpoint in `folder`, durably, and drop all but the `KEPT` newest.
+    """Save a checkpoint, tensors of any shape and JSON values, in `folder`, durably; drop all but the `KEPT` newest.
 
     Raises:
         ResourceError: it cannot be written; the ones before it stay.

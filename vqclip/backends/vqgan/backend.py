@@ -204,7 +204,8 @@ class Drawing:
 
     Args:
         jobs: of the same prompts, size and steps.
-        saved: what a drawing had `saved` of the one job that there is; with it this one goes on there.
+        saved: what a drawing had `saved` of the one job that there is, names -> tensors of any shape; with it this one
+            goes on there.
     """
 
     def __init__(
@@ -246,7 +247,8 @@ class Drawing:
     def saved(self, picture: int) -> dict[str, Tensor]:
         """All that the Steps of a picture after the present one depend on, to be asked between two of them.
 
-        It can be drawn on alone, whatever it was drawn beside. Returns names -> tensors, each a copy on the CPU.
+        It can be drawn on alone, whatever it was drawn beside. Returns names -> tensors of any shape, each a copy on
+        the CPU.
         """
         made = {"late": torch.tensor(self._late), "index": torch.tensor(self._index)}
         each = 1 if self._leaders is None else self._backend.tries
@@ -358,7 +360,11 @@ def cosine(start: float, end: float, steps: int) -> Callable[[int], float]:
 
 
 def start_latent(generator: Generator, recipe: Recipe, *, size: tuple[int, int], rng: torch.Generator) -> Tensor:
-    """The latent (1, C, h, w) from which the loop sets out, for a picture of `size` = (width, height)."""
+    """The latent (1, C, h, w) from which the loop sets out, for a picture of `size` = (width, height).
+
+    Raises:
+        InputError: a size that is no multiple of the stride, or a start from a picture that is not there.
+    """
     noise = generator.sample(size, rng)  # drawn for every kind, which also checks the size
     if recipe.start == "noise":
         return noise
