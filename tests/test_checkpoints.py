@@ -92,7 +92,9 @@ def test_saving_is_due_by_steps_and_by_seconds_and_stays_cheap(monkeypatch: pyte
     now[0] += 2
     assert [pace.due(10) for pace in (never, by_steps, by_seconds)] == [False, True, True]
     by_seconds.took(10, 0.2)
+    by_steps.took(10, 0.2)
     now[0] += 19  # 0.2 s in 19 are more than a hundredth
     assert not by_seconds.due(50)
+    assert by_steps.due(50)  # as somebody said
     now[0] += 2
     assert by_seconds.due(51)

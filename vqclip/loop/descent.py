@@ -47,7 +47,7 @@ class Normalised:
 
 @contextmanager
 def counted_in(unit: float, tensor: Tensor) -> Iterator[None]:
-    """Within it a tensor of any shape is counted in lengths of `unit` > 0, its gradient per such length, for one update.
+    """Within it a tensor of any shape is counted in lengths of `unit` > 0, its gradient per such length; for an update.
 
     A rate times `unit` would not do: what is added to squared gradients, weight decay and the first steps of RAdam
     know the scale of a tensor too.

@@ -73,7 +73,7 @@ def newest(folder: Path) -> tuple[Checkpoint | None, list[Path]]:
 
 
 class Pace:
-    """When to save: each so many steps or seconds, and never so often that it takes more than `SHARE` of the time.
+    """When to save: each so many steps, or seconds but never so often that it takes more than `SHARE` of the time.
 
     Args:
         steps: between two checkpoints, 0 for no matter. seconds: likewise; with both 0 nothing is ever due.
@@ -92,8 +92,8 @@ class Pace:
         """Whether to save after this step."""
         waited = time.perf_counter() - self._last
         by_steps = self._steps > 0 and step - self._step >= self._steps
-        by_seconds = self._seconds > 0 and waited >= self._seconds
-        return (by_steps or by_seconds) and waited * SHARE >= self._cost
+        by_seconds = self._seconds > 0 and waited >= max(self._seconds, self._cost / SHARE)
+        return by_steps or by_seconds
 
     def took(self, step: int, seconds: float) -> None:
         """Take note of a checkpoint after a step, and what it cost."""

@@ -148,6 +148,8 @@ class Recorder:
                 path.unlink(missing_ok=True)
             elif self._reshow(path):
                 self._kept.append(path)
+            else:
+                path.unlink(missing_ok=True)
         if len(self._kept) < own["frames"]:
             self.warnings.append(f"{own['frames'] - len(self._kept)} frames from before step {since.step} are gone")
 

@@ -89,7 +89,8 @@ def _follow(recording: Recording, progress: Progress, step: Step) -> None:
         recording.recorder.opening(step)
     else:
         progress.step(step, recording.on_step(step))
-    recording.heed(step)
+    if recording.stopped(step):
+        raise recording.stop(step)
 
 
 Found = list[tuple[Recording, Result, Mapping[str, Any]]]
@@ -155,7 +156,9 @@ class _Together:
             self._standing.of(steps)
         if shown is not None:
             self._progress.step(*shown)
-            self._left[0].heed(shown[0])
+            if self._left[0].stopped(shown[0]):
+                ends = [each.stop(steps[row], partial(self._save, row)) for row, each in enumerate(self._left)]
+                raise ends[0]
         return steps
 
     def _save(self, row: int) -> tuple[float, Mapping[str, torch.Tensor]]:

@@ -76,7 +76,8 @@ class Recording:
     ) -> None:  # fmt: skip
         self.config, self.job, self.since = single, job_of(single), since
         self._models, self._stop, self._text = models, stop, text
-        self._resumed, self._saved = folder is not None, False
+        self._resumed = folder is not None
+        self._saved: int | None = None  # the step after which the last checkpoint was made
         self._seconds: float = since.about["seconds"] if since else 0.0
         self.folder = folder or folders.claim(
             Path(single.outputs), name=single.name, slug_from=self.job.title, digest=configs.digest(single)
@@ -122,7 +123,7 @@ class Recording:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def on_step(self, step: Step, save: Save | None = None) -> Mapping[str, float] | None:
-        """Record a step, and save a checkpoint where one is due or a signal came; the terms where they were logged.
+        """Record a step, and save a checkpoint where one is due; the terms where they were logged.
 
         Args:
             step: the next one.
@@ -134,20 +135,21 @@ class Recording:
         terms = self.recorder.step(step)
         if terms is not None and not math.isfinite(sum(terms.values())):
             raise _diverged(step, terms)
-        if save is not None and step.index < step.total and (self._stop.is_set() or self._pace.due(step.index)):
+        if save is not None and step.index < step.total and self._pace.due(step.index):
             self._save(step.index, save)
-            self._saved = True
         return terms
 
-    def heed(self, step: Step) -> None:
-        """Raise Interrupted when a signal came, unless this was the last step; what came before lies in the folder."""
-        if not self._stop.is_set():
-            return
+    def stopped(self, step: Step) -> bool:
+        """Whether a signal ends the work here: the last step is always finished."""
+        return self._stop.is_set() and (isinstance(step, Opening) or step.index < step.total)
+
+    def stop(self, step: Step, save: Save | None = None) -> Interrupted:
+        """End the work after a step, with a checkpoint where there can be one; returns what is to be raised."""
         if isinstance(step, Opening):
             self.recorder.warnings.append(f"stopped at step {step.index} of {step.total} of the start picture")
-        elif step.index == step.total:
-            return
-        raise Interrupted(self.folder, number=self._stop.number, resumable=self._saved)
+        elif save is not None and self._saved != step.index and self._pace.ever:
+            self._save(step.index, save)
+        return Interrupted(self.folder, number=self._stop.number, resumable=self._saved is not None)
 
     def finish(self, result: Result, *, undetermined: set[str], peak: int | None, facts: Mapping[str, Any]) -> Result:
         """Judge a result and write it down with facts for run.json; returns it with verdict and folder.
@@ -211,6 +213,7 @@ class Recording:
         about |= {"weights": facts["weights"], "files": facts["files"], "machine": exact.machine(facts)}
         try:
             self.recorder.save(step, tensors, about)
+            self._saved = step
         except ResourceError as error:
             line = f"no checkpoint after step {step}: {error}"
             if not any(each.startswith("no checkpoint") for each in self.recorder.warnings):
