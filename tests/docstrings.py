@@ -52,9 +52,10 @@ class Known:
         own += [(f".{node.name}", node) for node in methods if isinstance(node, _FUNCTIONS) and _is_private(node.name)]
         found, before = self, None
         while found != before:
-            helpers: dict[str, set[str]] = {name: set() for name, _ in own}
+            helpers: dict[str, set[str]] = {}
             for name, node in own:
-                helpers[name] |= _raised(node, found)
+                if errors := _raised(node, found):
+                    helpers.setdefault(name, set()).update(errors)
             before, found = found, replace(self, helpers=helpers)
         return found
 
@@ -74,7 +75,11 @@ def faults(sources: Mapping[str, str]) -> list[str]:
         if node.returns is not None and ast.unparse(node.returns) == error
     }
     known = Known(makers, {method for tree in trees.values() for method in _promised(tree)})
-    return [f"{name}: {fault}" for name, tree in trees.items() for fault in _file(tree, known.inside(tree))]
+    found = []
+    for name, tree in trees.items():
+        raises = any(word in sources[name] for word in (*ERRORS, *makers))
+        found += [f"{name}: {fault}" for fault in _file(tree, known.inside(tree) if raises else known)]
+    return found
 
 
 def _promised(tree: ast.Module) -> Iterator[tuple[str, ...]]:
@@ -125,8 +130,9 @@ def _function(part: Part, known: Known) -> Iterator[str]:
     if has_tensor and not gives_shape(part.words):
         yield f"{part.where}: no shape"
     # A constructor's errors are the class's, which may also say for all methods what its helpers raise.
-    alone = _raised(node, replace(known, helpers={}))
-    for error in sorted(_raised(node, known)) if not _is_command(node) else ():
+    errors = set() if _is_command(node) else _raised(node, known)
+    alone = _raised(node, replace(known, helpers={})) if errors else errors
+    for error in sorted(errors):
         of_class = error not in alone or node.name in _CONSTRUCTORS
         if not re.search(rf"\b{error}\b", part.words if of_class else written or ""):
             yield f"{part.where}: raises {error} unsaid"

@@ -41,10 +41,10 @@ def to_uint8(image: torch.Tensor) -> NDArray[np.uint8]:
         raise ValueError(f"image is {shape} {image.dtype}; (3, H, W) or (1, 3, H, W) float is needed")
     rounded = pixels.float().nan_to_num().clamp(0, 1).mul(255).round().to(torch.uint8)
     finite = torch.isfinite(pixels).all().to(torch.uint8)
-    told: NDArray[np.uint8] = torch.cat([rounded.permute(1, 2, 0).flatten(), finite[None]]).cpu().numpy()  # device sync
-    if not told[-1]:
+    flat: NDArray[np.uint8] = torch.cat([rounded.permute(1, 2, 0).flatten(), finite[None]]).cpu().numpy()  # device sync
+    if not flat[-1]:
         raise ValueError("image holds NaN or infinite values")
-    return told[:-1].reshape(*pixels.shape[1:], 3)
+    return flat[:-1].reshape(*pixels.shape[1:], 3)
 
 
 def to_pil(image: torch.Tensor) -> Image.Image:

@@ -212,13 +212,13 @@ def _trace(line: Line, x_axis: _Axis, y_axis: _Axis) -> Trace | None:
 def _said(lines: Sequence[Line], across: str) -> str:
     """The course of the curves in a sentence."""
     whole = [[(x, y) for x, y in line.points if y is not None] for line in lines]
-    told = [points for points in whole if points]
-    if len(told) == 1:
-        (first, start), (last, end) = told[0][0], told[0][-1]
-        heights = [y for _, y in told[0]]
+    drawn = [points for points in whole if points]
+    if len(drawn) == 1:
+        (first, start), (last, end) = drawn[0][0], drawn[0][-1]
+        heights = [y for _, y in drawn[0]]
         return (
             f"From {number(start)} at {across} {first:.0f} to {number(end)} at {across} {last:.0f}; "
             f"lowest {number(min(heights))}, highest {number(max(heights))}."
         )
-    ends = [points[-1][1] for points in told]
-    return f"{len(told)} curves; they end between {number(min(ends))} and {number(max(ends))}."
+    ends = [points[-1][1] for points in drawn]
+    return f"{len(drawn)} curves; they end between {number(min(ends))} and {number(max(ends))}."

@@ -233,15 +233,15 @@ def memory() -> str:
                 f"{gigabytes(room)} free {where}; the starter models take {gigabytes(_LEAST_MEMORY)}, full-size ones "
                 "more; close other programs"
             )
-    told = [f"{gigabytes(room)} free {where}" for where, room in rooms.items() if room is not None]
-    return ", ".join(told) or "this system does not say how much is free"
+    parts = [f"{gigabytes(room)} free {where}" for where, room in rooms.items() if room is not None]
+    return ", ".join(parts) or "this system does not say how much is free"
 
 
 def threads() -> str:
     """Cores that this process may use, and what the environment says about them."""
     names = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY")
-    told = [f"{name} is {os.environ[name]}" for name in names if name in os.environ]
-    return ", ".join([f"{cores.usable()} cores for this process", *told])
+    parts = [f"{name} is {os.environ[name]}" for name in names if name in os.environ]
+    return ", ".join([f"{cores.usable()} cores for this process", *parts])
 
 
 def encoder() -> str:
@@ -300,11 +300,11 @@ def cached() -> str:
     if damaged:
         raise WeightsError(f"damaged: {', '.join(damaged)}; `vqclip models get {' '.join(damaged)}` fetches anew")
     here = [*states.get("here", []), *states.get("shared", [])]
-    told = [f"here: {', '.join(here) or 'none'}"]
+    parts = [f"here: {', '.join(here) or 'none'}"]
     if begun := states.get("partial"):
-        told.append(f"begun: {', '.join(begun)}")
+        parts.append(f"begun: {', '.join(begun)}")
     missing = len(states.get("missing", []))
-    return ", ".join([*told, f"{missing} that `vqclip models get NAME` fetches"])
+    return ", ".join([*parts, f"{missing} that `vqclip models get NAME` fetches"])
 
 
 def diffusion() -> str:
