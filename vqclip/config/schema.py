@@ -216,7 +216,7 @@ class Checkpoint:
     """What an interrupted run goes on from. With both 0 there is none."""
 
     every: int = key(0, "steps between two checkpoints; 0 = by time alone", low=0, high=100000)
-    seconds: float = key(15.0, "seconds between two, 1 % of the time at most; 0 = by steps alone", low=0.0, high=86400.0)
+    seconds: float = key(15.0, "seconds between two, 1 % of the time at most; 0 = by steps", low=0.0, high=86400.0)
 
 
 @dataclass(frozen=True)
