@@ -11,7 +11,6 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from tests.documented import (
     Shell,
     commands,
     each_once,
+    measures,
     needs_weights,
     package_files,
     python_blocks,
@@ -296,16 +296,32 @@ def test_readme_commands_run(shell: Shell) -> None:
     assert pixels(by_page) == pixels(by_readme) == pixels(apple / "final.png")
 
 
-def test_commands_of_docs_and_configs_run(shell: Shell) -> None:
-    """Two at a time. Measurements and trainings take long and only have to know the options that are shown."""
+def documented() -> list[Command]:
+    """Every command that docs and configs show and the README does not."""
     shown = {name: commands(name) for name in [*DOCUMENTS[1:], *CONFIGS]}
     assert all(shown.values())
     readme = [command.words for command in commands("README.md")]
     found = each_once([command for each in shown.values() for command in each])
-    others = [command for command in found if command.words not in readme]
-    with ThreadPoolExecutor(2) as pool:
-        for _ in pool.map(shell.follow, others):
-            pass
+    return [command for command in found if command.words not in readme]
+
+
+def is_brief(command: Command) -> bool:
+    """Whether it ends before it draws: a measurement or a training only says its options, and weights may lack."""
+    return measures(command) or needs_weights(command)
+
+
+def test_brief_commands_of_docs_and_configs_run(shell: Shell) -> None:
+    """Measurements and trainings take long and only have to load and to know the options that are shown."""
+    found = [command for command in documented() if is_brief(command)]
+    assert {measures(command) for command in found} == {True, False}
+    shell.follow_in_turn(found)
+
+
+@pytest.mark.parametrize(
+    "command", [each for each in documented() if not is_brief(each)], ids=lambda command: " ".join(command.words)
+)
+def test_commands_of_docs_and_configs_run(shell: Shell, command: Command) -> None:
+    shell.follow(command)
 
 
 @pytest.mark.parametrize(
@@ -323,6 +339,16 @@ def test_commands_of_docs_and_configs_run(shell: Shell) -> None:
 def test_commands_that_do_not_work_as_pasted_are_found(shell: Shell, line: str) -> None:
     with pytest.raises(AssertionError, match="README.md:1"):
         shell.follow(Command(line, "README.md:1"))
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["python -m benchmarks.gallery --propmts 60", "vqclip models get ViT-B/33", "python -m benchmarks.galery"],
+)
+def test_brief_commands_that_do_not_work_are_found_among_others(shell: Shell, line: str) -> None:
+    good = Command("vqclip models get ViT-B/32", "README.md:1")
+    with pytest.raises(AssertionError, match="README.md:2"):
+        shell.follow_in_turn([good, Command(line, "README.md:2"), good])
 
 
 def test_commands_are_found_in_every_form() -> None:
