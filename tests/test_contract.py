@@ -261,6 +261,11 @@ def test_configs_of_full_size_weights_run_two_steps_with_tiny_ones(
     assert sorted(path.name for path in tmp_path.glob("*/final.png"))
 
 
+def is_brief(command: Command) -> bool:
+    """Whether it ends before it draws: a measurement or a training only says its options, and weights may lack."""
+    return measures(command) or needs_weights(command)
+
+
 @pytest.fixture(scope="module")
 def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     folder = tmp_path_factory.mktemp("shell")
@@ -280,7 +285,9 @@ def test_installing_takes_the_whole_package_along(shell: Shell) -> None:
 
 def test_readme_commands_run(shell: Shell) -> None:
     """In order, in the checkout; then what the page of one of these runs says, in the folder of that page."""
-    said = {tuple(command.words): shell.follow(command).stdout for command in commands("README.md")}
+    shown = commands("README.md")
+    said = {tuple(command.words): shell.follow(command).stdout for command in shown if not is_brief(command)}
+    shell.follow_in_turn([command for command in shown if is_brief(command)])
     assert {"run", "rerun", "compare", "video", "config", "models"} <= {words[1] for words in said if len(words) > 1}
     told = [shell.checkout / line for line in said["vqclip", "run", "configs/quickstart.yaml"].splitlines()]
     assert [path.name for path in told] == ["final.png", "progress.mp4", "report.html"]
@@ -303,11 +310,6 @@ def documented() -> list[Command]:
     readme = [command.words for command in commands("README.md")]
     found = each_once([command for each in shown.values() for command in each])
     return [command for command in found if command.words not in readme]
-
-
-def is_brief(command: Command) -> bool:
-    """Whether it ends before it draws: a measurement or a training only says its options, and weights may lack."""
-    return measures(command) or needs_weights(command)
 
 
 def test_brief_commands_of_docs_and_configs_run(shell: Shell) -> None:
