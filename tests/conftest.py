@@ -67,10 +67,15 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
     Starting two processes costs more than a few tests take. `-n 4` asks for four, whatever is run.
     """
-    picked = config.option.keyword or config.option.markexpr or config.option.lf or config.option.collectonly
-    shown = config.option.capture == "no"  # what tests print is lost in other processes
+    picked = any(config.getoption(name, None) for name in ("keyword", "markexpr", "lf", "collectonly"))
+    shown = config.getoption("capture") == "no"  # what tests print is lost in other processes
     folders = all(Path(config.invocation_params.dir, each).is_dir() for each in config.args)
     return 2 if folders and not (picked or shown) and (os.cpu_count() or 1) > 1 else 0
+
+
+def pytest_sessionstart() -> None:
+    """One thread in fixtures that are made before any test as well."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

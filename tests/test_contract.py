@@ -14,9 +14,11 @@ from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
+import _pytest.config
 import pytest
 from PIL import Image
 
+from tests import conftest
 from tests.documented import (
     CONFIGS,
     DOCUMENTS,
@@ -390,6 +392,26 @@ def test_the_readme_s_yaml_is_a_config(tmp_path: Path) -> None:
     path = tmp_path / "readme.yaml"
     path.write_text(block, encoding="utf-8")
     assert load(path).config.steps == 200
+
+
+@pytest.mark.parametrize(
+    ("words", "processes"),
+    [
+        ("", 2), ("tests", 2), ("-x --durations 9", 2), ("-n 3", 3), ("tests/test_contract.py", 0),
+        ("tests/test_contract.py::test_x tests", 0), ("-k crops", 0), ("-m slow", 0), ("-s", 0), ("--collect-only", 0),
+    ],
+)  # fmt: skip
+def test_all_tests_are_shared_by_two_processes_and_a_few_run_in_one(
+    words: str, processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    config = _pytest.config.get_config(words.split())
+    config.parse(words.split())
+    config._ensure_unconfigure()
+    asked = config.option.numprocesses
+    assert (conftest.pytest_xdist_auto_num_workers(config) if asked == "auto" else asked) == processes
+    assert config.option.dist == "worksteal"
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("configs/*.yaml")), ids=lambda path: path.name)
