@@ -1,7 +1,11 @@
-"""Real classes at tiny size: a VQGAN and two CLIPs with random weights, saved as files where asked."""
+"""Real classes at tiny size: a VQGAN and two CLIPs with random weights, saved as files where asked.
+
+All tests together are shared by two processes, each with one thread of torch; what one names alone runs in one.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,6 +60,22 @@ def tiny_clip(seed: int = 0, *, resnet: bool = False) -> CLIP:
                 module.running_var.uniform_(0.5, 1.5)
                 torch.nn.init.uniform_(module.weight, 0.5, 1.5)
         return model.eval().requires_grad_(requires_grad=False)
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """For `-n auto`: 2 for whole folders, 0 (no process but this one) for files and single tests, picked or shown.
+
+    Starting two processes costs more than a few tests take. `-n 4` asks for four, whatever is run.
+    """
+    picked = any(config.getoption(name, None) for name in ("keyword", "markexpr", "lf", "collectonly"))
+    shown = config.getoption("capture") == "no"  # what tests print is lost in other processes
+    folders = all(Path(config.invocation_params.dir, each).is_dir() for each in config.args)
+    return 2 if folders and not (picked or shown) and (os.cpu_count() or 1) > 1 else 0
+
+
+def pytest_sessionstart() -> None:
+    """One thread in fixtures that are made before any test as well."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import compileall
+import json
 import os
 import re
 import shlex
@@ -9,6 +11,7 @@ import shutil
 import site
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +28,23 @@ QUICK_KANDINSKY = "kandinsky.steps=2 kandinsky.prior_steps=2"
 QUICK_COMPARISON = """'prompts=["red apple"]' seeds=1"""
 REHEARSAL = ["doctor", "--weights", "small"]
 QUICK_TESTS = "tests/test_annealing.py"
+
+# Several modules run by an interpreter that starts once, as import of torch is most of what a command takes that only
+# says its options or what it lacks. Each comes as [name to run under, module, words ...]; exit code, output and errors
+# of each are a line.
+IN_TURN = """
+import contextlib, io, json, runpy, sys
+sys.path.insert(0, "")
+for name, module, *words in json.load(sys.stdin):
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    sys.argv = [module, *words]
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            runpy.run_module(module, run_name=name, alter_sys=True)
+        except SystemExit as end:
+            code = end.code or 0
+    print(json.dumps([code, out.getvalue(), err.getvalue()]), flush=True)
+"""
 
 
 @dataclass(frozen=True)
@@ -108,6 +128,7 @@ class Shell:
         done = subprocess.run(command, cwd=self.checkout, capture_output=True, text=True, timeout=1800)
         assert done.returncode == 0, done.stderr
         shutil.rmtree(self.checkout / "build", ignore_errors=True)
+        compileall.compile_dir(self.checkout, quiet=2)  # once, not by every command
 
     def type(self, line: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
         """What bash makes of one line, in the checkout unless told otherwise."""
@@ -119,13 +140,32 @@ class Shell:
     def follow(self, command: Command) -> subprocess.CompletedProcess[str]:
         """Type a documented command, shortened where it would take long, and hold it to its exit code."""
         done = self.type(shortened(command))
-        expected = 3 if needs_weights(command) else 0
-        assert done.returncode == expected, f"{command.where}: {command.text}\n{done.returncode}: {done.stderr[-2000:]}"
-        if expected:
-            last = done.stderr.splitlines()[-1]
-            assert last.startswith("vqclip: error: "), f"{command.where}: {done.stderr[-2000:]}"
-            assert "Traceback" not in done.stderr
+        hold(command, done.returncode, done.stderr)
         return done
+
+    def follow_in_turn(self, found: Sequence[Command]) -> None:
+        """Like `follow`, but all in one interpreter and without bash; each is one `vqclip` or `python -m`."""
+        lines = [_line(command) for command in found]
+        done = subprocess.run(
+            [sys.executable, "-c", IN_TURN], input=json.dumps(lines), cwd=self.checkout, env=self.environment,
+            capture_output=True, text=True, timeout=1800,
+        )  # fmt: skip
+        answers = [json.loads(line) for line in done.stdout.splitlines()]
+        for command, (code, shown, errors) in zip(found, answers, strict=False):
+            hold(command, code, errors)
+            for option in (_options(command) or []) if measures(command) else []:
+                assert option in shown, f"{command.where}: {command.text}: there is no {option}"
+        assert len(answers) == len(found), f"{found[len(answers)].where}: {done.stderr[-2000:]}"
+        assert done.returncode == 0, done.stderr
+
+
+def hold(command: Command, code: int, errors: str) -> None:
+    """A command ends well, or for want of weights with exit code 3, one clear line and no traceback."""
+    expected = 3 if needs_weights(command) else 0
+    assert code == expected, f"{command.where}: {command.text}\n{code}: {errors[-2000:]}"
+    if expected:
+        assert errors.splitlines()[-1].startswith("vqclip: error: "), f"{command.where}: {errors[-2000:]}"
+        assert "Traceback" not in errors
 
 
 def shortened(command: Command) -> str:
@@ -138,8 +178,8 @@ def shortened(command: Command) -> str:
             return f"{command.text} {quick} {QUICK_COMPARISON}"
         case ["pytest"]:
             return f"{command.text} {QUICK_TESTS}"
-        case [module, *rest] if measures(command):
-            return _asked_for_help(command, module, rest)
+        case _ if measures(command):
+            return _asked_for_help(command)
     return command.text
 
 
@@ -148,16 +188,32 @@ def measures(command: Command) -> bool:
     return command.words[0].startswith(("benchmarks.", "training."))
 
 
-def _asked_for_help(command: Command, module: str, rest: list[str]) -> str:
-    """The module has to load, and to know the options that are shown."""
+def _options(command: Command) -> list[str] | None:
+    """The options that a measurement or a training is shown with; None for one that takes no arguments."""
+    module, *rest = command.words
     path = ROOT / f"{module.replace('.', '/')}.py"
     assert path.is_file(), f"{command.where}: no {module}"
     if not re.search(r"ArgumentParser|parser_of\(|training_parser\(", path.read_text(encoding="utf-8")):
         assert not rest, f"{command.where}: {module} takes no arguments"
+        return None
+    return [word.partition("=")[0] for word in rest if word.startswith("--")]
+
+
+def _asked_for_help(command: Command) -> str:
+    """The module has to load, and to know the options that are shown."""
+    module, options = command.words[0], _options(command)
+    if options is None:
         return f"python -c 'import {module}'"
-    options = (word.partition("=")[0] for word in rest if word.startswith("--"))
     asked = (f" && grep -q -e {option} <<< $shown" for option in options)
     return f"shown=$(python -m {module} --help){''.join(asked)}"
+
+
+def _line(command: Command) -> list[str]:
+    """A command as `IN_TURN` takes it: the name to run its module under, the module, its words."""
+    if not measures(command):
+        return ["__main__", *Command(shortened(command), command.where).words]
+    module = command.words[0]
+    return [module, module] if _options(command) is None else ["__main__", module, "--help"]
 
 
 def each_once(found: list[Command]) -> list[Command]:

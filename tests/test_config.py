@@ -117,9 +117,9 @@ def test_base_depth_and_number_are_bounded(tmp_path: Path) -> None:
         names = ", ".join([f"w{level + 1}.yaml"] * 30)
         write(tmp_path, f"w{level}.yaml", f"base: [{names}]")
     write(tmp_path, "w8.yaml", "steps: 3")
-    begun = time.perf_counter()
+    begun = time.process_time()
     assert "at most 64 base files" in refusal(tmp_path / "w1.yaml", "include=a")
-    assert time.perf_counter() - begun < 1
+    assert time.process_time() - begun < 1
 
 
 @pytest.mark.parametrize("base", ["none.yaml", "5", "{a: b}", "[[a]]", "'${HOME}'", "''", "[b.yaml, 5]", "'a\\0'"])

@@ -11,13 +11,14 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from graphlib import TopologicalSorter
 from pathlib import Path
 
+import _pytest.config
 import pytest
 from PIL import Image
 
+from tests import conftest
 from tests.documented import (
     CONFIGS,
     DOCUMENTS,
@@ -25,6 +26,7 @@ from tests.documented import (
     Shell,
     commands,
     each_once,
+    measures,
     needs_weights,
     package_files,
     python_blocks,
@@ -261,6 +263,11 @@ def test_configs_of_full_size_weights_run_two_steps_with_tiny_ones(
     assert sorted(path.name for path in tmp_path.glob("*/final.png"))
 
 
+def is_brief(command: Command) -> bool:
+    """Whether it ends before it draws: a measurement or a training only says its options, and weights may lack."""
+    return measures(command) or needs_weights(command)
+
+
 @pytest.fixture(scope="module")
 def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     folder = tmp_path_factory.mktemp("shell")
@@ -280,7 +287,9 @@ def test_installing_takes_the_whole_package_along(shell: Shell) -> None:
 
 def test_readme_commands_run(shell: Shell) -> None:
     """In order, in the checkout; then what the page of one of these runs says, in the folder of that page."""
-    said = {tuple(command.words): shell.follow(command).stdout for command in commands("README.md")}
+    shown = commands("README.md")
+    said = {tuple(command.words): shell.follow(command).stdout for command in shown if not is_brief(command)}
+    shell.follow_in_turn([command for command in shown if is_brief(command)])
     assert {"run", "rerun", "compare", "video", "config", "models"} <= {words[1] for words in said if len(words) > 1}
     told = [shell.checkout / line for line in said["vqclip", "run", "configs/quickstart.yaml"].splitlines()]
     assert [path.name for path in told] == ["final.png", "progress.mp4", "report.html"]
@@ -296,16 +305,27 @@ def test_readme_commands_run(shell: Shell) -> None:
     assert pixels(by_page) == pixels(by_readme) == pixels(apple / "final.png")
 
 
-def test_commands_of_docs_and_configs_run(shell: Shell) -> None:
-    """Two at a time. Measurements and trainings take long and only have to know the options that are shown."""
+def documented() -> list[Command]:
+    """Every command that docs and configs show and the README does not."""
     shown = {name: commands(name) for name in [*DOCUMENTS[1:], *CONFIGS]}
     assert all(shown.values())
     readme = [command.words for command in commands("README.md")]
     found = each_once([command for each in shown.values() for command in each])
-    others = [command for command in found if command.words not in readme]
-    with ThreadPoolExecutor(2) as pool:
-        for _ in pool.map(shell.follow, others):
-            pass
+    return [command for command in found if command.words not in readme]
+
+
+def test_brief_commands_of_docs_and_configs_run(shell: Shell) -> None:
+    """Measurements and trainings take long and only have to load and to know the options that are shown."""
+    found = [command for command in documented() if is_brief(command)]
+    assert {measures(command) for command in found} == {True, False}
+    shell.follow_in_turn(found)
+
+
+@pytest.mark.parametrize(
+    "command", [each for each in documented() if not is_brief(each)], ids=lambda command: " ".join(command.words)
+)
+def test_commands_of_docs_and_configs_run(shell: Shell, command: Command) -> None:
+    shell.follow(command)
 
 
 @pytest.mark.parametrize(
@@ -323,6 +343,16 @@ def test_commands_of_docs_and_configs_run(shell: Shell) -> None:
 def test_commands_that_do_not_work_as_pasted_are_found(shell: Shell, line: str) -> None:
     with pytest.raises(AssertionError, match="README.md:1"):
         shell.follow(Command(line, "README.md:1"))
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["python -m benchmarks.gallery --propmts 60", "vqclip models get ViT-B/33", "python -m benchmarks.galery"],
+)
+def test_brief_commands_that_do_not_work_are_found_among_others(shell: Shell, line: str) -> None:
+    good = Command("vqclip models get ViT-B/32", "README.md:1")
+    with pytest.raises(AssertionError, match="README.md:2"):
+        shell.follow_in_turn([good, Command(line, "README.md:2"), good])
 
 
 def test_commands_are_found_in_every_form() -> None:
@@ -362,6 +392,26 @@ def test_the_readme_s_yaml_is_a_config(tmp_path: Path) -> None:
     path = tmp_path / "readme.yaml"
     path.write_text(block, encoding="utf-8")
     assert load(path).config.steps == 200
+
+
+@pytest.mark.parametrize(
+    ("words", "processes"),
+    [
+        ("", 2), ("tests", 2), ("-x --durations 9", 2), ("-n 3", 3), ("tests/test_contract.py", 0),
+        ("tests/test_contract.py::test_x tests", 0), ("-k crops", 0), ("-m slow", 0), ("-s", 0), ("--collect-only", 0),
+    ],
+)  # fmt: skip
+def test_all_tests_are_shared_by_two_processes_and_a_few_run_in_one(
+    words: str, processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    config = _pytest.config.get_config(words.split())
+    config.parse(words.split())
+    config._ensure_unconfigure()
+    asked = config.option.numprocesses
+    assert (conftest.pytest_xdist_auto_num_workers(config) if asked == "auto" else asked) == processes
+    assert config.option.dist == "worksteal"
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("configs/*.yaml")), ids=lambda path: path.name)

@@ -88,10 +88,10 @@ def test_no_settings_are_an_empty_mapping(text: str) -> None:
     ],
 )
 def test_hostile_text_is_refused_in_one_line_and_at_once(text: str, part: str) -> None:
-    begun = time.perf_counter()
+    begun = time.process_time()
     with pytest.raises(InputError) as refusal:
         parse(text, "f")
-    assert time.perf_counter() - begun < 1
+    assert time.process_time() - begun < 1
     assert part in str(refusal.value)
     assert str(refusal.value).startswith("f:")
     assert str(refusal.value).isprintable()

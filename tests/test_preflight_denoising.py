@@ -132,7 +132,7 @@ from test_preflight_denoising import CPU, JOB, backends
 from vqclip.run import memory
 from vqclip.run.preflight_denoising import preflight_denoising
 torch.set_num_threads(1)
-job, backend = replace(JOB, size=(768, 768)), backends()["stable-diffusion"]
+job, backend = replace(JOB, size=(512, 512)), backends()["stable-diffusion"]
 backend.generate(replace(JOB, size=(64, 64)), lambda step: None)
 before = memory.held(CPU)[0]
 made = preflight_denoising(backend.pieces(job), steps=3, timed=False)
