@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,10 @@ import torch
 from PIL import Image
 
 import vqclip
-from vqclip.backends.vqgan.backend import VQGANBackend
+from vqclip.backends.vqgan.backend import Drawing
 from vqclip.cli.progress import Quiet
 from vqclip.config import load
-from vqclip.job import InputError, Job, Result
+from vqclip.job import InputError, Result, Steps
 from vqclip.perceptors import clip
 from vqclip.run import cores, exact
 from vqclip.run import picture as runs
@@ -149,13 +150,13 @@ class TestRuns:
     def test_a_run_says_what_had_no_deterministic_form(
         self, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        original = VQGANBackend.generate
+        original = Drawing.__iter__
 
-        def generate(self: VQGANBackend, job: Job, on_step: Any) -> Any:
+        def drawn(self: Drawing) -> Iterator[Steps]:
             warnings.warn(MISSING, stacklevel=1)
-            return original(self, job, on_step)
+            return original(self)
 
-        monkeypatch.setattr(VQGANBackend, "generate", generate)
+        monkeypatch.setattr(Drawing, "__iter__", drawn)
         with pytest.warns(UserWarning, match="grid_sampler_2d_backward_cuda"):
             vqclip.generate(include="apple", **settings)
         result = vqclip.generate(include="apple", outputs=str(tmp_path), **settings)

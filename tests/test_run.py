@@ -18,8 +18,8 @@ import torch
 from PIL import Image
 
 from vqclip import config as configs
-from vqclip.backends.vqgan.backend import VQGANBackend
-from vqclip.job import InputError, Job, Result, Step, WeightsError
+from vqclip.backends.vqgan.backend import Drawing
+from vqclip.job import InputError, Job, Result, Step, Steps, WeightsError
 from vqclip.judge.judge import UNSURE, Judge
 from vqclip.record import presence
 from vqclip.run import picture as runs
@@ -239,13 +239,13 @@ def test_mistakes_are_found_before_a_folder_is_made(weight_files: dict[str, Path
 def test_a_loss_that_is_not_a_number_ends_the_run_with_advice(
     weight_files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = VQGANBackend.steps
+    original = Drawing.__iter__
 
-    def poisoned(self: VQGANBackend, job: Job) -> object:
-        for step in original(self, job):
-            yield step if step.index < 2 else Step(2, 3, step.image, {"include": torch.tensor(float("nan"))})
+    def poisoned(self: Drawing) -> object:
+        for step in original(self):
+            yield step if step.index < 2 else Steps(2, 3, step.images, {"include": torch.tensor([float("nan")])})
 
-    monkeypatch.setattr(VQGANBackend, "steps", poisoned)
+    monkeypatch.setattr(Drawing, "__iter__", poisoned)
     with pytest.raises(InputError, match=r"not a number at step 2; a lower optimizer\.lr"):
         make(weight_files, tmp_path)
     facts = json.loads(next(tmp_path.glob("*/run.json")).read_text())
@@ -327,15 +327,15 @@ def test_an_interrupt_is_obeyed_while_the_start_picture_is_made(
 def test_a_stop_with_the_last_step_ends_with_a_whole_judged_picture(
     weight_files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = VQGANBackend.steps
+    original = Drawing.__iter__
 
-    def stopped(self: VQGANBackend, job: Job) -> object:
-        for step in original(self, job):
+    def stopped(self: Drawing) -> object:
+        for step in original(self):
             if step.index == step.total:
                 signal.raise_signal(signal.SIGTERM)
             yield step
 
-    monkeypatch.setattr(VQGANBackend, "steps", stopped)
+    monkeypatch.setattr(Drawing, "__iter__", stopped)
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(runs.Interrupted, match="the picture was finished and is in") as caught:
         make_two(weight_files, tmp_path)
@@ -384,14 +384,14 @@ def test_a_judge_without_finite_numbers_costs_the_verdict_alone(
 def test_numbers_that_overflow_at_the_first_step_blame_no_rate(
     weight_files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
-    original = VQGANBackend.steps
+    original = Drawing.__iter__
 
-    def poisoned(self: VQGANBackend, job: Job) -> object:
-        for step in original(self, job):
-            image = step.image * float("nan") if part == "generator" else step.image
-            yield Step(step.index, step.total, image, {"include: apple": torch.tensor(float("nan"))})
+    def poisoned(self: Drawing) -> object:
+        for step in original(self):
+            images = step.images * float("nan") if part == "generator" else step.images
+            yield Steps(step.index, step.total, images, {"include: apple": torch.tensor([float("nan")])})
 
-    monkeypatch.setattr(VQGANBackend, "steps", poisoned)
+    monkeypatch.setattr(Drawing, "__iter__", poisoned)
     told = "of a guide overflow" if part == "guide" else "of generator or denoiser overflow"
     with pytest.raises(WeightsError, match=told):
         make(weight_files, tmp_path)
@@ -405,16 +405,16 @@ def test_a_run_in_progress_is_held_and_tells_its_process(
     weight_files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[bool, dict[str, object]]] = []
-    original = VQGANBackend.steps
+    original = Drawing.__iter__
 
-    def watched(self: VQGANBackend, job: Job) -> object:
-        for step in original(self, job):
+    def watched(self: Drawing) -> object:
+        for step in original(self):
             (folder,) = tmp_path.iterdir()
             facts = json.loads((folder / "run.json").read_text()) if (folder / "run.json").exists() else {}
             seen.append((presence.in_use(folder), facts.get("process", {})))
             yield step
 
-    monkeypatch.setattr(VQGANBackend, "steps", watched)
+    monkeypatch.setattr(Drawing, "__iter__", watched)
     (result,), _ = make(weight_files, tmp_path)
     assert seen == [(True, presence.process())] * 4
     assert result.folder is not None

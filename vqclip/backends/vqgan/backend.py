@@ -277,7 +277,12 @@ class Drawing:
 
     def _go_on(self, saved: Mapping[str, Tensor]) -> None:
         """Take up what was saved of these pictures; KeyError or ValueError where it is of something else."""
-        latents = saved["state.latent"].to(self._backend.generator.device)
+        generator, size = self._backend.generator, self.jobs[0].size
+        latents = saved["state.latent"].to(generator.device)
+        early = self._backend.early(self.jobs[0].steps) and not bool(saved["late"])
+        width, height = half(size, generator.stride) if early else size
+        if tuple(latents.shape[-2:]) != (height // generator.stride, width // generator.stride):
+            raise ValueError(f"latents of {list(latents.shape)} were saved, of another size than {width}x{height}")
         self._set_out(latents, [(self.jobs[0], "")] * len(latents))
         self._state.restore(within(saved, "state"))
         self._late, self._index = bool(saved["late"]), int(saved["index"])
