@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -38,7 +38,7 @@ def holder(folder: Path) -> subprocess.Popen[str]:
 
 def running(folder: Path, **process: object) -> dict[str, object]:
     """What run.json says of a run of this host, or of the `process` given."""
-    facts = {"status": "running", "process": {"id": 1, "host": socket.gethostname(), **process}}
+    facts = {"status": "running", "process": {"id": 1, "host": platform.node(), **process}}
     (folder / "run.json").write_text(json.dumps(facts))
     return facts
 
@@ -47,7 +47,7 @@ def running(folder: Path, **process: object) -> dict[str, object]:
 def test_a_folder_is_held_as_long_as_its_process_lives(tmp_path: Path, end: str) -> None:
     facts = running(tmp_path)
     child = holder(tmp_path)
-    host = socket.gethostname()
+    host = platform.node()
     with pytest.raises(InputError) as caught, presence.held(tmp_path, "this run"):
         pass
     assert str(caught.value) == f"{tmp_path}: another process ({child.pid} on {host}) works on this run"

@@ -152,7 +152,7 @@ class TestStatus:
                 "MemoryError: no room",
                 "KeyboardInterrupt",
                 "final.png",
-                "status is 'running'",
+                "it still runs",
                 "nothing there",
                 "config",
             ],

@@ -276,12 +276,16 @@ def video(folder: Path, *, form: str | None, **options: Any) -> None:
         asked_to_stop.append(number)  # an exception is lost where Python is just starting the encoder
         raise KeyboardInterrupt
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # whoever ends us leaves no half-made files
-        signal.signal(number, stop)
-    made = reencode(
-        folder, format=form, say=lambda line: click.echo(f"vqclip: {line}", err=True),
-        stopped=lambda: bool(asked_to_stop), **options,
-    )  # fmt: skip
+    ends = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    kept = {number: signal.signal(number, stop) for number in ends}  # whoever ends us leaves no half-made files
+    try:
+        made = reencode(
+            folder, format=form, say=lambda line: click.echo(f"vqclip: {line}", err=True),
+            stopped=lambda: bool(asked_to_stop), **options,
+        )  # fmt: skip
+    finally:
+        for number in ends:  # once stopped, nothing is left to stop but the saying so
+            signal.signal(number, signal.SIG_IGN if asked_to_stop else kept[number])
     click.echo(str(made))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
+import platform
 import stat
 import threading
 import time
@@ -34,7 +34,7 @@ _NO_LOCKS: Final = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # file systems t
 
 def process() -> dict[str, Any]:
     """This process as run.json names it: {"id", "host"}."""
-    return {"id": os.getpid(), "host": socket.gethostname()}
+    return {"id": os.getpid(), "host": platform.node()}
 
 
 @contextmanager
@@ -131,7 +131,7 @@ def is_dead(folder: Path, facts: Mapping[str, Any]) -> bool:
     named = facts.get("process")
     if not isinstance(named, Mapping) or in_use(folder):
         return False
-    if fcntl is not None and named.get("host") == socket.gethostname():
+    if fcntl is not None and named.get("host") == platform.node():
         return True
     try:
         return abs(time.time() - os.stat(folder / "run.json").st_mtime) > SILENCE
