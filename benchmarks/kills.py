@@ -25,7 +25,7 @@ from typing import Any
 import imageio_ffmpeg
 from PIL import Image
 
-from vqclip.record import checkpoints
+from vqclip.record import checkpointing
 
 RESULTS = Path(__file__).parent / "results" / "kills.json"
 SETTINGS = (
@@ -67,7 +67,7 @@ def kill_once(root: Path, number: int, delay: float) -> tuple[str, Path] | None:
     process.send_signal(signal.SIGKILL)
     if process.wait() != -signal.SIGKILL:
         return None
-    found, _ = checkpoints.newest(folder / checkpoints.FOLDER)
+    found, _ = checkpointing.newest(folder / checkpointing.FOLDER)
     state = "no checkpoint" if found is None else f"step {found.step}"
     if any(folder.glob("**/.*.part")):
         state += ", inside a write"

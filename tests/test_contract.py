@@ -60,9 +60,9 @@ ROOMS = [
 ONLY_IN = {
     "imageio": set(),  # the encoder is fed through a pipe of our own: record/stream.py
     "imageio_ffmpeg": {"record/video.py"},
-    "safetensors": {"record/checkpoints.py", "weights/convert.py", "weights/flat.py"},
+    "safetensors": {"record/checkpointing.py", "weights/convert.py", "weights/flat.py"},
     "urllib.request": {"weights/fetch.py"},
-    "socket": {"record/presence.py", "weights/fetch.py"},
+    "socket": {"weights/fetch.py"},
     "open_clip": {"perceptors/open_clip.py"},
     "filelock": {"weights/store.py"},
     "jinja2": {"report/page.py"},

@@ -13,7 +13,7 @@ from test_run import Quiet, overrides, pixels
 
 from vqclip import config as configs
 from vqclip.job import InputError, Step
-from vqclip.record import checkpoints, presence
+from vqclip.record import checkpointing, presence
 from vqclip.run import picture as runs
 from vqclip.run import resume as module
 from vqclip.run.recording import Interrupted
@@ -129,7 +129,7 @@ def test_several_are_finished_one_after_the_other(weight_files: dict[str, Path],
 def test_a_damaged_checkpoint_is_said_and_the_one_before_used(weight_files: dict[str, Path], tmp_path: Path) -> None:
     whole = killed(weight_files, tmp_path)
     folder = tmp_path / "killed-7"
-    *_, newest = sorted((folder / checkpoints.FOLDER).glob("*.safetensors"))
+    *_, newest = sorted((folder / checkpointing.FOLDER).glob("*.safetensors"))
     newest.write_bytes(newest.read_bytes()[:-1])
     progress = Quiet()
     resume([folder], progress)
@@ -151,7 +151,7 @@ def test_frames_that_are_gone_are_told(weight_files: dict[str, Path], tmp_path: 
 def test_without_checkpoints_a_run_begins_anew(weight_files: dict[str, Path], tmp_path: Path) -> None:
     whole = killed(weight_files, tmp_path, "checkpoint.every=0", "checkpoint.seconds=0")
     folder, progress = tmp_path / "killed-6", Quiet()
-    assert not (folder / checkpoints.FOLDER).exists()
+    assert not (folder / checkpointing.FOLDER).exists()
     resume([folder], progress)
     assert progress.steps == list(range(STEPS + 1))
     assert_same(folder, whole)
@@ -201,7 +201,7 @@ def test_a_checkpoint_of_other_models_is_refused_in_one_line(weight_files: dict[
 def test_seconds_are_those_of_all_parts(weight_files: dict[str, Path], tmp_path: Path) -> None:
     killed(weight_files, tmp_path)
     folder = tmp_path / "killed-8"
-    found, _ = checkpoints.newest(folder / checkpoints.FOLDER)
+    found, _ = checkpointing.newest(folder / checkpointing.FOLDER)
     assert found is not None
     (result,) = resume([folder], Quiet())
     assert result.seconds > found.about["seconds"] > 0

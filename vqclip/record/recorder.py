@@ -27,8 +27,8 @@ import torch
 
 from vqclip import images
 from vqclip.job import InputError, Job, ResourceError, Result, Step
-from vqclip.record import checkpoints, containers, metadata, presence, video
-from vqclip.record.checkpoints import Checkpoint
+from vqclip.record import checkpointing, containers, metadata, presence, video
+from vqclip.record.checkpointing import Checkpoint
 from vqclip.record.facts import described, finite, hashes, one_line
 from vqclip.record.film import Film
 from vqclip.record.folder import to_json, write_bytes, write_json, write_text
@@ -120,7 +120,7 @@ class Recorder:
         """
         own = {"frames": len(self._kept), "wall_seconds": self._elapsed, "warnings": self.warnings}
         own |= {"missing": self._missing, "terms": {name: finite(value) for name, value in self._logged.items()}}
-        checkpoints.write(self.folder / checkpoints.FOLDER, step, tensors, {**about, "record": own})
+        checkpointing.write(self.folder / checkpointing.FOLDER, step, tensors, {**about, "record": own})
 
     def go_on(self, since: Checkpoint | None) -> None:
         """Before the first step: bring the folder of an interrupted run back to a checkpoint, None for its beginning.
@@ -167,7 +167,7 @@ class Recorder:
     @property
     def _frames(self) -> Path:
         """Where frames are kept: for the user, or for a run that may have to go on."""
-        return self.folder / ("progress" if self._keep else checkpoints.FOLDER)
+        return self.folder / ("progress" if self._keep else checkpointing.FOLDER)
 
     def _open_metrics(self) -> IO[str]:
         path = self.folder / "metrics.jsonl"
@@ -250,7 +250,7 @@ class Recorder:
             self._check_home()
             self._write_run(status, more | self._outcome(result))
         if status == "done":
-            shutil.rmtree(self.folder / checkpoints.FOLDER, ignore_errors=True)
+            shutil.rmtree(self.folder / checkpointing.FOLDER, ignore_errors=True)
 
     def discard(self) -> None:
         """Close every file without a last word; whoever calls this removes the folder."""

@@ -25,7 +25,7 @@ from vqclip.job import InputError, Job, ResourceError, Result, Step, WeightsErro
 from vqclip.judge.judge import UNSURE
 from vqclip.record import folder as folders
 from vqclip.record import presence
-from vqclip.record.checkpoints import Checkpoint, Pace
+from vqclip.record.checkpointing import Checkpoint, Pace
 from vqclip.record.pace import VideoPlan
 from vqclip.record.pace import plan as plan_video
 from vqclip.record.recorder import Recorder

@@ -9,8 +9,8 @@ from typing import Any
 from vqclip import config as configs
 from vqclip.compare.variants import flat
 from vqclip.job import InputError, Result
-from vqclip.record import checkpoints, presence
-from vqclip.record.checkpoints import Checkpoint
+from vqclip.record import checkpointing, presence
+from vqclip.record.checkpointing import Checkpoint
 from vqclip.report.evidence import facts
 from vqclip.run import exact
 from vqclip.run.assemble import Models, job_of, load_models
@@ -72,7 +72,7 @@ def _check(folder: Path) -> None:
 
 def _resume(folder: Path, progress: Progress, number: tuple[int, int], *, changed: bool) -> list[Result]:
     config = configs.load(folder / RESOLVED).config
-    since, damaged = checkpoints.newest(folder / checkpoints.FOLDER)
+    since, damaged = checkpointing.newest(folder / checkpointing.FOLDER)
     for path in damaged:
         progress.note(f"{path}: damaged; it is left out")
     models = load_models(config, progress.note)
