@@ -8,12 +8,14 @@ no latents.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+_FEW = 2**14  # cells, of which torch's own sums in float32 are good to 1e-5
+_BLOCK = 2**19  # numbers; what is computed of one block stays in the cache until the next step of it
 
 
 class FastDecoder(nn.Module):
@@ -149,40 +151,108 @@ class _Norm(nn.Module):
 
 
 class _NormSiLU(torch.autograd.Function):
-    """Keeps its input and two numbers a group; what lies between norm and SiLU is computed again on the way back."""
+    """Keeps its input and two numbers a group; what lies between norm and SiLU is computed again on the way back.
+
+    With n = scale x + shift and g the gradient of n, the gradient of x is scale g + slope x + level, where slope and
+    level take off what moves the groups' means and deviations. Sums are taken in float32 or better over blocks that
+    stay in the cache, which also keeps the many cells of a large picture from adding up their rounding.
+    """
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool) -> Tensor:
         b, c, h, w = x.shape
-        x = x.contiguous(memory_format=torch.channels_last)
-        out, mean, rstd = torch.native_group_norm(x, weight, bias, b, c, h * w, groups, eps)
+        if x.device.type == "cpu" and h * w <= _FEW:
+            x = x.contiguous(memory_format=torch.channels_last)
+            out, mean, rstd = torch.native_group_norm(x, weight, bias, b, c, h * w, groups, eps)
+            out = F.silu(out, inplace=True) if silu else out
+        else:
+            cells = _cells(x)
+            mean, rstd = _moments(cells, groups, eps, weight.dtype)
+            scale, shift = _affine(mean, rstd, weight, bias)
+            made = torch.empty_like(cells)
+            for part, place in zip(_blocks(cells), _blocks(made), strict=True):
+                normed = torch.addcmul(shift, part, scale)
+                place.copy_(F.silu(normed, inplace=True) if silu else normed)
+            out = _picture(made, x)
         ctx.save_for_backward(x, mean, rstd, weight, bias)
         ctx.silu = silu
-        return F.silu(out, inplace=True) if silu else out
+        return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
         x, mean, rstd, weight, bias = ctx.saved_tensors
-        b, c, h, w = x.shape
-        groups = mean.shape[1]
-        grad = grads[0].contiguous(memory_format=torch.channels_last)
-        per = c // groups
-        mean_c, rstd_c = (part.repeat_interleave(per, 1) for part in (mean, rstd))
-        scale = weight * rstd_c  # (B, C)
-        if ctx.silu:
-            shift = bias - mean_c * scale
-            mid = torch.addcmul(shift[:, :, None, None].to(x.dtype), x, scale[:, :, None, None].to(x.dtype))
-            grad = torch.ops.aten.silu_backward(grad, mid)
-        s1 = grad.sum((2, 3), dtype=mean.dtype)
-        s2 = (grad * x).sum((2, 3), dtype=mean.dtype)
-        n = per * h * w
-        p = (weight * s1).view(b, groups, per).sum(2) / n
-        q = (weight * s2).view(b, groups, per).sum(2) / n - p * mean
-        k = -(rstd**3) * q
-        m = -rstd * p - k * mean
-        k, m = (part.repeat_interleave(per, 1)[:, :, None, None].to(x.dtype) for part in (k, m))
-        dx = torch.addcmul(m, x, k)
-        dx.addcmul_(grad, scale[:, :, None, None].to(x.dtype))
-        return dx, None, None, None, None, None
+        cells = _cells(x)
+        scale, shift = _affine(mean, rstd, weight, bias)
+        out = torch.empty_like(cells)
+        parts, places, sums = _blocks(cells), _blocks(out), []
+        passed = list(places)  # g, block by block, where it is rounded to the precision of x
+        for index, (part, grad) in enumerate(zip(parts, _blocks(_cells(grads[0])), strict=True)):
+            exact, grad = part.to(scale.dtype), grad.to(scale.dtype)
+            if ctx.silu:
+                grad = torch.ops.aten.silu_backward(grad, torch.addcmul(shift, exact, scale))
+            sums += [grad.sum(1), (grad * exact).sum(1)]
+            if len(parts) == 1:
+                passed[index] = grad
+            else:
+                places[index].copy_(grad)
+        slope, level = _corrections(sums, mean, rstd, weight, cells)
+        for part, grad, place in zip(parts, passed, places, strict=True):
+            place.copy_(torch.addcmul(level, part, slope).addcmul_(grad, scale))
+        return _picture(out, x), None, None, None, None, None
+
+
+def _cells(x: Tensor) -> Tensor:
+    """(B, C, H, W) in channels last -> (B, H W, C), the same memory."""
+    return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, x.shape[1])
+
+
+def _picture(cells: Tensor, like: Tensor) -> Tensor:
+    """The way back from `_cells`."""
+    b, c, h, w = like.shape
+    return cells.view(b, h, w, c).permute(0, 3, 1, 2)
+
+
+def _blocks(cells: Tensor) -> tuple[Tensor, ...]:
+    """Runs of cells, on the CPU so few that they stay in its cache."""
+    if cells.device.type != "cpu":
+        return (cells,)
+    return cells.split(max(1, _BLOCK // (cells.shape[0] * cells.shape[2])), 1)
+
+
+def _moments(cells: Tensor, groups: int, eps: float, exact: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Mean of each group and one over its deviation, (B, groups)."""
+    sums = []
+    for part in _blocks(cells):
+        part = part.to(exact)
+        sums += [part.sum(1), part.square().sum(1)]
+    mean, square = _by_groups(sums, groups, cells)
+    return mean, torch.addcmul(square, mean, mean, value=-1).clamp_min_(0).add_(eps).rsqrt_()
+
+
+def _by_groups(sums: list[Tensor], groups: int, cells: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Means (B, groups) over each group of two things, from their sums (B, C) over every block in turn."""
+    both = torch.stack(sums).unflatten(0, (-1, 2))
+    both = both[0] if len(both) == 1 else both.sum(0)
+    both = both if weight is None else both * weight
+    first, second = (both.unflatten(2, (groups, -1)).sum(3) * (groups / cells[0].numel())).unbind()
+    return first, second
+
+
+def _affine(mean: Tensor, rstd: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Scale and shift (B, 1, C) that the norm is, once the groups' moments are known."""
+    groups = mean.shape[1]
+    scale = rstd[:, :, None] * weight.view(groups, -1)  # (B, groups, C / groups)
+    shift = bias.view(groups, -1) - mean[:, :, None] * scale
+    return scale.flatten(1)[:, None], shift.flatten(1)[:, None]
+
+
+def _corrections(
+    sums: list[Tensor], mean: Tensor, rstd: Tensor, weight: Tensor, cells: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Slope and level (B, 1, C) of the gradient, from the sums (B, C) of g and of g x over every block."""
+    groups = mean.shape[1]
+    first, second = _by_groups(sums, groups, cells, weight)
+    slope = torch.addcmul(second, first, mean, value=-1) * rstd.pow(3).neg_()
+    level = torch.addcmul(first * rstd, slope, mean).neg_()
+    wide = torch.stack([slope, level]).repeat_interleave(cells.shape[2] // groups, 2)[:, :, None]
+    return wide[0], wide[1]
