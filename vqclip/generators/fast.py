@@ -38,6 +38,7 @@ class FastDecoder(nn.Module):
         self.norm_out = _Norm(plain.norm_out, dtype)
 
     def forward(self, latent: Tensor) -> Tensor:
+        """Pictures in taming's range, nominally [-1, 1]."""
         x = self.conv_in(latent.contiguous(memory_format=torch.channels_last))
         for stage in self.stages:
             x = stage(x)
@@ -60,6 +61,7 @@ class FastEncoder(nn.Module):
         self.norm_out = _Norm(plain.norm_out, dtype)
 
     def forward(self, picture: Tensor) -> Tensor:
+        """Hidden cells of pictures in [-1, 1], before the codes."""
         x = self.conv_in(picture.contiguous(memory_format=torch.channels_last))
         for stage in self.stages:
             x = stage(x)
@@ -128,7 +130,8 @@ class _Up(nn.Module):
         for axis in (2, 3):
             first, centre, last = weight.split(1, axis)
             weight = torch.cat([last, centre + last, first + centre, first], axis)
-        self.kernel = nn.Parameter(weight.transpose(0, 1).contiguous().to(dtype), requires_grad=False)  # (in, out, 4, 4)
+        kernel = weight.transpose(0, 1).contiguous().to(dtype)  # (in, out, 4, 4)
+        self.kernel = nn.Parameter(kernel, requires_grad=False)
         self.conv = plain.conv  # for its bias
 
     def forward(self, x: Tensor) -> Tensor:
@@ -159,7 +162,9 @@ class _NormSiLU(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool) -> Tensor:
+    def forward(  # noqa: PLR0917  # `apply` takes no names
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool  # noqa: FBT001
+    ) -> Tensor:
         b, c, h, w = x.shape
         if x.device.type == "cpu" and h * w <= _FEW:
             x = x.contiguous(memory_format=torch.channels_last)
@@ -216,7 +221,8 @@ def _blocks(cells: Tensor) -> tuple[Tensor, ...]:
     """Runs of cells, on the CPU so few that they stay in its cache."""
     if cells.device.type != "cpu":
         return (cells,)
-    return cells.split(max(1, _BLOCK // (cells.shape[0] * cells.shape[2])), 1)
+    parts: tuple[Tensor, ...] = torch.split(cells, max(1, _BLOCK // (cells.shape[0] * cells.shape[2])), 1)
+    return parts
 
 
 def _moments(cells: Tensor, groups: int, eps: float, exact: torch.dtype) -> tuple[Tensor, Tensor]:

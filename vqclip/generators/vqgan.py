@@ -205,7 +205,7 @@ class VQGAN:
         self._decoder = FastDecoder(model.decoder, dtype) if fast else model.decoder
         self._net = model.to(device, dtype)
         for part in (self._encoder, self._decoder) if fast else ():  # what they have beside the network's own
-            part.to(device, memory_format=torch.channels_last)
+            part.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's hints
 
     @property
     def stride(self) -> int:
