@@ -87,7 +87,7 @@ def test_bfloat16_points_where_float32_does(name: str) -> None:
     model = network(name)
     given = latent(LAYOUTS[name], (4, 4))
     exact = both_ways(model.decoder, given)
-    half = vqgan.VQGAN(copy.deepcopy(model), device=CPU, dtype=torch.bfloat16)
+    half = vqgan.VQGAN(copy.deepcopy(model), device=CPU, dtype=torch.bfloat16, fast=True)
     ours = both_ways(half._decoder, given.bfloat16())
     theirs = both_ways(copy.deepcopy(model.decoder).bfloat16(), given.bfloat16())
     near, usual = (
@@ -106,6 +106,12 @@ def test_a_generator_without_fast_forms_draws_the_same() -> None:
     assert apart(ours[0], theirs[0]) < 1e-4
     assert apart(ours[1], theirs[1]) < 1e-4
     assert torch.equal(made[0].codes(ours[0]), made[1].codes(ours[0]))
+
+
+@pytest.mark.parametrize(("dtype", "quick"), [(torch.float32, True), (torch.bfloat16, False)])
+def test_narrow_networks_keep_tamings_form_in_bfloat16(*, dtype: torch.dtype, quick: bool) -> None:
+    made = vqgan.VQGAN(network("8 groups"), device=CPU, dtype=dtype)
+    assert isinstance(made._decoder, fast.FastDecoder) == quick
 
 
 @pytest.mark.parametrize("groups", [1, 8, 32])
