@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from vqclip.generators.blank import blank
 from vqclip.generators.denoiser import regroup
+from vqclip.generators.fast import FastDecoder, FastEncoder
 from vqclip.generators.quantize import clamp_with_grad, deviation, look_up, nearest_codes, straight_through
 from vqclip.job import InputError, WeightsError
 
@@ -27,6 +28,7 @@ PARTS = ("encoder.", "decoder.", "quantize.", "quant_conv.", "post_quant_conv.")
 _LARGEST = 400_000_000  # parameters; the largest public VQGAN has about 90 million
 _TAMING_GROUPS = 32  # hard-coded in taming's Normalize
 _STARTERS = 1.1976711955947599  # `deviation` of the starter VQGAN's codes
+_WIDE = 64  # channels from which on the fast forms pay in bfloat16 on a CPU; float32 gains from them at any width
 _CLIPS: dict[str, Callable[[Tensor, float, float], Tensor]] = {"inward": clamp_with_grad, "plain": torch.clamp}
 
 
@@ -186,11 +188,13 @@ class VQGAN:
         pull, bounded: see `project`; pull is in [0, 1].
         quantise: whether latents are drawn through their nearest codes; False draws them as they are.
         clip: gradient of colours out of range: "inward" (what leads back into it) or "plain" (none).
+        fast: whether the network computes in the forms of `vqclip.generators.fast`, or in taming's own; None for what
+            is quicker.
     """
 
     def __init__(
         self, model: VQModel, *, device: torch.device, dtype: torch.dtype = torch.float32, pull: float = 0.0,
-        bounded: bool = True, quantise: bool = True, clip: str = "inward",
+        bounded: bool = True, quantise: bool = True, clip: str = "inward", fast: bool | None = None,
     ) -> None:  # fmt: skip
         self.shape, self.pull, self.bounded = model.shape, pull, bounded
         self.quantise, self._clip = quantise, _CLIPS[clip]
@@ -199,7 +203,13 @@ class VQGAN:
         self.codebook = model.codebook.detach().to(device, self._exact)  # (K, D)
         self._square_norms = self.codebook.square().sum(1)
         self._low, self._high = (bound[None, :, None, None] for bound in self.codebook.aminmax(dim=0))
+        narrow = device.type == "cpu" and dtype == torch.bfloat16 and model.shape.channels < _WIDE
+        fast = not narrow if fast is None else fast
+        self._encoder = FastEncoder(model.encoder, dtype) if fast else model.encoder
+        self._decoder = FastDecoder(model.decoder, dtype) if fast else model.decoder
         self._net = model.to(device, dtype)
+        for part in (self._encoder, self._decoder) if fast else ():  # what they have beside the network's own
+            part.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's hints
 
     @property
     def stride(self) -> int:
@@ -228,7 +238,7 @@ class VQGAN:
     @torch.no_grad()
     def codes(self, image: Tensor) -> Tensor:
         """(1, 3, H, W) in [0, 1] -> (1, h, w) code indices; deterministic, for Gumbel models too."""
-        hidden = self._net.quant_conv(self._net.encoder((image * 2 - 1).to(self.device, self.dtype)))
+        hidden = self._net.quant_conv(self._encoder((image * 2 - 1).to(self.device, self.dtype)))
         if self.shape.gumbel:
             scores: Tensor = self._net.quantize.proj(hidden)
             return scores.argmax(1)
@@ -244,7 +254,7 @@ class VQGAN:
         if self.quantise:
             codes = nearest_codes(latent, self.codebook, self._square_norms)
             latent = straight_through(latent, look_up(codes, self.codebook))
-        out = self._net.decoder(self._net.post_quant_conv(latent.to(self.dtype)))  # nominally [-1, 1]
+        out = self._decoder(self._net.post_quant_conv(latent.to(self.dtype)))  # nominally [-1, 1]
         return self._clip((out.to(self._exact) + 1) / 2, 0, 1)
 
     def project(self, latent: Tensor) -> Tensor:
