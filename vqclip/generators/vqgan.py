@@ -189,7 +189,7 @@ class VQGAN:
         quantise: whether latents are drawn through their nearest codes; False draws them as they are.
         clip: gradient of colours out of range: "inward" (what leads back into it) or "plain" (none).
         fast: whether the network computes in the forms of `vqclip.generators.fast`, or in taming's own; None for what
-            is quicker.
+            is quicker on the CPU, and taming's elsewhere, where nobody has measured them.
     """
 
     def __init__(
@@ -203,8 +203,8 @@ class VQGAN:
         self.codebook = model.codebook.detach().to(device, self._exact)  # (K, D)
         self._square_norms = self.codebook.square().sum(1)
         self._low, self._high = (bound[None, :, None, None] for bound in self.codebook.aminmax(dim=0))
-        narrow = device.type == "cpu" and dtype == torch.bfloat16 and model.shape.channels < _WIDE
-        fast = not narrow if fast is None else fast
+        narrow = dtype == torch.bfloat16 and model.shape.channels < _WIDE
+        fast = device.type == "cpu" and not narrow if fast is None else fast
         self._encoder = FastEncoder(model.encoder, dtype) if fast else model.encoder
         self._decoder = FastDecoder(model.decoder, dtype) if fast else model.decoder
         self._net = model.to(device, dtype)
