@@ -65,7 +65,7 @@ def kill_once(root: Path, number: int, delay: float) -> tuple[str, Path] | None:
         time.sleep(0.001)
     time.sleep(delay)
     process.send_signal(signal.SIGKILL)
-    if process.wait() != -signal.SIGKILL:
+    if process.wait() != -signal.SIGKILL or (folder / "report.html").exists():
         return None
     found, _ = checkpointing.newest(folder / checkpointing.FOLDER)
     state = "no checkpoint" if found is None else f"step {found.step}"
@@ -104,8 +104,11 @@ def main() -> None:
                 found = {}
             wrong = [name for name, value in whole.items() if found.get(name) != value]
             if wrong:
-                broken.append({"state": state, "delay": delay, "wrong": wrong, "said": done.stderr[-300:]})
-            print(f"{sum(states.values())}/{arguments.times}  {state}  {'wrong: ' + str(wrong) if wrong else 'same'}",
+                files = sorted(set(found.get("files", [])) ^ set(whole["files"]))
+                broken.append(
+                    {"state": state, "delay": delay, "wrong": wrong, "files": files, "said": done.stderr[-300:]}
+                )
+            print(f"{sum(states.values())}/{arguments.times}  {state}  {broken[-1] if wrong else 'same'}",
                   flush=True)  # fmt: skip
     report = {
         "command": f"python -m benchmarks.kills --times {arguments.times} --seed {arguments.seed}",

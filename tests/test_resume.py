@@ -206,3 +206,27 @@ def test_seconds_are_those_of_all_parts(weight_files: dict[str, Path], tmp_path:
     (result,) = resume([folder], Quiet())
     assert result.seconds > found.about["seconds"] > 0
     assert about(folder)["wall_seconds"] > found.about["record"]["wall_seconds"] > 0
+
+
+def test_a_run_killed_before_its_page_gets_one(weight_files: dict[str, Path], tmp_path: Path) -> None:
+    whole = run(weight_files, tmp_path, "name=whole")
+    files, page = listed(whole), whole / "report.html"
+    page.unlink()
+    (whole / checkpointing.FOLDER).mkdir()
+    (whole / ".progress.mp4.x1").mkdir()
+    progress = Quiet()
+    assert resume([whole], progress) == []
+    assert any("its page is made" in line for line in progress.notes)
+    assert listed(whole) == files
+
+
+def test_what_a_killed_process_left_is_removed(weight_files: dict[str, Path], tmp_path: Path) -> None:
+    whole = killed(weight_files, tmp_path)
+    folder = tmp_path / "killed-4"
+    (folder / ".progress.mp4.x1").mkdir()
+    (folder / ".progress.mp4.x1" / "half.mp4").write_bytes(b"half")
+    (folder / "progress" / ".latest.png.x1.part").write_bytes(b"half")
+    (folder / ".final.png.x1.part").write_bytes(b"half")
+    resume([folder], Quiet())
+    assert listed(folder) == listed(whole)
+    assert not (folder / ".progress.mp4.x1").exists()

@@ -40,7 +40,8 @@ Score = Callable[[torch.Tensor], Mapping[str, float]]
 
 SCHEMA: Final = 1  # of run.json
 LATEST_EVERY: Final = 0.25  # seconds between two previews
-LEFT_BEHIND: Final = (".reserve-*", ".*.part", "progress/.*.part", "*.part.mp4")  # by a process that was killed
+# What a process that was killed leaves in its folder.
+LEFT_BEHIND: Final = (".reserve-*", ".*.part", "progress/.*.part", "progress.part.mp4", ".progress.*")
 FREED: Final = 8  # kept frames that make room for metrics at a time
 
 
@@ -128,10 +129,7 @@ class Recorder:
         What was recorded after it is cut off, and the film is shown what it was shown until then: an encoder's stream
         cannot be taken up again. Raises ResourceError when the folder cannot be written.
         """
-        for pattern in LEFT_BEHIND:
-            for path in self.folder.glob(pattern):
-                if not self._reserve.is_at(path):
-                    path.unlink(missing_ok=True)
+        clear(self.folder, but=self._reserve.is_at)
         self._metrics.close()
         _cut(self.folder / "metrics.jsonl", -1 if since is None else since.step)
         self._metrics = self._open_metrics()
@@ -435,6 +433,15 @@ class Recorder:
         about: dict[str, Any] = {"schema": SCHEMA, "status": status, "started": started}
         about |= {"process": presence.process()} if status == "running" else {}
         write_json(self.folder / "run.json", about | {"job": described(self.job)} | self._facts | dict(more or {}))
+
+
+def clear(folder: Path, *, but: Callable[[Path], bool] = lambda _: False) -> None:
+    """Remove what a killed process has left in a run folder, `but` what is still of use."""
+    for path in (path for pattern in LEFT_BEHIND for path in folder.glob(pattern) if not but(path)):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _cut(path: Path, step: int) -> None:

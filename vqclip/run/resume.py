@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from vqclip.compare.variants import flat
 from vqclip.job import InputError, Result
 from vqclip.record import checkpointing, presence
 from vqclip.record.checkpointing import Checkpoint
+from vqclip.record.recorder import clear
 from vqclip.report.evidence import facts
+from vqclip.report.page import write_run_page
 from vqclip.run import exact
 from vqclip.run.assemble import Models, job_of, load_models
 from vqclip.run.drawing import draw
@@ -57,20 +60,30 @@ def unfinished(folder: Path) -> bool:
 
 
 def _check(folder: Path) -> None:
-    """Refuse what is no interrupted run."""
+    """Refuse what is no interrupted run; one that lacks nothing but its page is."""
     if not (folder / RESOLVED).is_file():
         raise InputError(f"{folder}: not the folder of a run that was begun; one with {RESOLVED} is needed")
     if presence.in_use(folder):
         raise InputError(f"{folder}: another process works on this run")
-    try:
-        status = facts(folder / "run.json").text("status")
-    except InputError:  # killed before its first word
-        return
-    if status == "done":
+    if _is_done(folder) and (folder / "report.html").exists():
         raise InputError(f"{folder}: this run is done; `vqclip rerun {folder / 'final.png'}` repeats it")
 
 
+def _is_done(folder: Path) -> bool:
+    try:
+        return facts(folder / "run.json").text("status") == "done"
+    except InputError:  # killed before its first word
+        return False
+
+
 def _resume(folder: Path, progress: Progress, number: tuple[int, int], *, changed: bool) -> list[Result]:
+    if _is_done(folder):
+        with presence.held(folder, "this run"):
+            clear(folder)
+            shutil.rmtree(folder / checkpointing.FOLDER, ignore_errors=True)
+            write_run_page(folder)
+        progress.note(f"{folder}: the picture was done; its page is made")
+        return []
     config = configs.load(folder / RESOLVED).config
     since, damaged = checkpointing.newest(folder / checkpointing.FOLDER)
     for path in damaged:
