@@ -1,11 +1,11 @@
-"""Makes docs/gallery.md: `python -m benchmarks.gallery [--prompts N] [--shown M] [--steps S] [--trial FOLDER]`.
+"""Makes docs/gallery.md: `python -m benchmarks.gallery [--prompts N] [--shown M] [--finished F] [--steps S]`.
 
 N prompts by the default recipe on the starter models, the first M of them shown, beside the same prompts and seeds
-under the `reference` preset twice: finished, with its own number of steps (500), and stopped after as many seconds as
-the default recipe took for that picture. Nothing is picked or made twice. Also writes
+under the `reference` preset twice: stopped after as many seconds as the default recipe took for that picture, and, for
+the first F, finished with its own number of steps (500). Nothing is picked or made twice. Also writes
 benchmarks/results/quality-default.json, -reference.json and -reference-seconds.json, and leaves the N pictures in
 outputs/gallery for other checks. A finished reference picture takes four and a half minutes of one thread: what is
-there already is not made again, so the command can be stopped and goes on. A trial writes everything to its folder
+there already is not made again, so the command can be stopped and goes on. `--trial FOLDER` writes everything there
 instead.
 """
 
@@ -42,15 +42,16 @@ what other weights would make of the same recipes is not said here. Made by
 
 ## The `reference` preset, finished
 
-The same prompts, seeds, models and size under the settings of the 2021 scripts, all of their steps.
+The first {finished_count} of these prompts with the same seeds, models and size under the settings of the 2021
+scripts, all of their steps.
 {finished}
 {finished_duel}
 
-![The same prompts under the reference preset, all steps](gallery-reference.png)
+![The first prompts under the reference preset, all steps](gallery-reference.png)
 
 ## The `reference` preset in the same seconds
 
-As above, each picture stopped after as many seconds as the default recipe took for it.
+All {count} prompts, each picture stopped after as many seconds as the default recipe took for it.
 {stopped}
 {stopped_duel}
 
@@ -114,13 +115,14 @@ def duel(rows: list[Row], others: list[Row]) -> str:
 
 def write_page(folder: Path, command: str, rows: list[Row], others: dict[str, list[Row]], among: int) -> None:
     """Write gallery.md and the figures of the reference preset, from what was measured."""
-    shown = rows[: len(others["reference"])]
     for name, found in others.items():
-        save(name, command, found, {f"default_{key}": value for key, value in compare(shown, found).items()})
-    finished, stopped = others.values()
+        against = compare(rows[: len(found)], found)
+        save(name, command, found, {f"default_{key}": value for key, value in against.items()})
+    finished, stopped = others["reference"], others["reference-seconds"]
     text = PAGE.format(
-        count=len(shown), among=among, command=command, first=told(rows), finished=told(finished),
-        stopped=told(stopped), finished_duel=duel(shown, finished), stopped_duel=duel(shown, stopped),
+        count=len(stopped), finished_count=len(finished), among=among, command=command, first=told(rows),
+        finished=told(finished), stopped=told(stopped), finished_duel=duel(rows[: len(finished)], finished),
+        stopped_duel=duel(rows[: len(stopped)], stopped),
     )  # fmt: skip
     (folder / "gallery.md").write_text(text)
 
@@ -130,6 +132,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prompts", type=int, default=60, help="how many are measured")
     parser.add_argument("--shown", type=int, default=36, help="how many are shown and drawn by the reference preset")
+    parser.add_argument("--finished", type=int, default=8, help="how many of these the reference preset finishes")
     parser.add_argument("--steps", type=int, default=500, help="of a finished picture of the reference preset")
     parser.add_argument("--trial", type=Path, help="folder for everything, instead of docs, results and outputs")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of all three")
@@ -138,7 +141,7 @@ def main() -> None:
     if arguments.trial:
         quality.RESULTS = arguments.trial
     kept.mkdir(parents=True, exist_ok=True)
-    options = f"--prompts {arguments.prompts} --shown {arguments.shown} --steps {arguments.steps}"
+    options = " ".join(f"--{name} {getattr(arguments, name)}" for name in ("prompts", "shown", "finished", "steps"))
     command = " ".join(["python -m benchmarks.gallery", options, *arguments.overrides])
     texts = draw_prompts(arguments.prompts, 3)
     rows, pictures = measure(texts, arguments.overrides, kept=kept)
@@ -149,8 +152,8 @@ def main() -> None:
     others: dict[str, list[Row]] = {}
     reference = [*arguments.overrides, "preset=reference", f"size={width},{height}", f"steps={arguments.steps}"]
     limits = [float(str(row["seconds"])) for row in rows[:count]]
-    for name, ends in (("reference", None), ("reference-seconds", limits)):
-        others[name], drawn = measure(texts[:count], reference, ends, kept / name)
+    for name, number, ends in (("reference-seconds", count, limits), ("reference", arguments.finished, None)):
+        others[name], drawn = measure(texts[: min(number, count)], reference, ends, kept / name)
         sheet(folder, name, others[name], drawn)
     write_page(folder, command, rows, others, int(str(rows[0]["among"])))
 
