@@ -98,3 +98,13 @@ def test_saving_is_due_by_steps_and_by_seconds_and_stays_cheap(monkeypatch: pyte
     assert by_steps.due(50)  # as somebody said
     now[0] += 2
     assert by_seconds.due(51)
+
+
+def test_what_comes_after_a_step_is_forgotten(tmp_path: Path) -> None:
+    for step in (10, 480, 490):
+        write(tmp_path, step, TENSORS, ABOUT).write_bytes(b"damaged")
+    checkpointing.forget(tmp_path, 10)
+    write(tmp_path, 20, TENSORS, ABOUT)
+    found, damaged = newest(tmp_path)
+    assert found is not None
+    assert (found.step, damaged) == (20, [])

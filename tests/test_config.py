@@ -144,6 +144,7 @@ def test_errors_inside_a_base_name_that_file(tmp_path: Path) -> None:
         (["include=a", "start.kind=image"], "start.kind: image without a picture"),
         (["include=a", "start.image=x.png"], "start.image: given with kind smooth"),
         (["include=a", "preset=reference", "start.image=x.png"], "start.image: given with kind noise"),
+        (["include=a", "seed=9223372036854775807", "seeds=2"], "seed: got 9223372036854775807; with 2 pictures"),
         (["include=a", "seeds=2", "keep=3"], "keep: got 3 with seeds 2; at most as many as there are seeds"),
         (["include=a", "seeds=65", "keep=3"], "seeds: got 65 with keep 3; the best are kept of at most 64"),
         (["include=a", "seeds=4", "keep=3", "keep_by=judge", "judge=none"], "keep_by: judge without a judge"),

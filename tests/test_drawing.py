@@ -120,9 +120,12 @@ def test_one_that_fails_ends_alone(
     (alone,) = run(weight_files, tmp_path / "alone", "seed=2")
     poison(monkeypatch, 1)
     progress = Quiet()
-    made = run(weight_files, tmp_path / "all", "seeds=3", "name=x", progress=progress)
-    assert [result.job.seed for result in made] == [0, 2]
-    assert same(made[1], alone)
+    with pytest.raises(InputError, match="not a number at step 2"):  # once the others are made
+        run(weight_files, tmp_path / "all", "seeds=3", "name=x", progress=progress)
+    done = [json.loads((tmp_path / "all" / name / "run.json").read_text()) for name in ("x-1", "x-3")]
+    assert [each["status"] for each in done] == ["done", "done"]
+    assert done[1]["verdict"]["rank"] == facts(alone)["verdict"]["rank"]
+    assert not any(name.startswith("checkpoints") for name in done[0]["outputs"])
     failed = json.loads((tmp_path / "all" / "x-2" / "run.json").read_text())
     assert failed["status"] == "failed"
     assert "not a number at step 2" in failed["error"]

@@ -27,6 +27,8 @@ MASKED = ["backend=kandinsky", "size=128,128", *STARTED, "kandinsky.mask=m.png"]
     ("overrides", "key", "why"),
     [
         (["keep_by=judge"], "keep_by", "keep is not set"),
+        (["backend=kandinsky", "size=128,128", "seeds=2", "keep=1"], "keep", "draws seeds side by side"),
+        (["start.kind=backend", "start.backend=kandinsky", "checkpoint.every=3"], "checkpoint.every", "makes ch"),
         (["variants=vqgan"], "variants", "only `compare`"),
         (["kandinsky.steps=3"], "kandinsky.steps", "kandinsky draws nothing here"),
         (["stable_diffusion.guidance=3"], "stable_diffusion.guidance", "stable-diffusion draws nothing here"),

@@ -95,3 +95,16 @@ def test_what_was_saved_of_something_else_is_refused(generator: VQGAN, guide: Cl
     for name in ("state.latent", "state.crops.stream.0", "late"):
         with pytest.raises(KeyError):
             next(iter(Drawing(maker(generator, guide), jobs(3), saved={k: v for k, v in saved.items() if k != name})))
+
+
+@pytest.mark.parametrize("at", [2, 4, 6])
+def test_tries_that_outlast_the_coarse_part_end_with_it(generator: VQGAN, guide: ClipPerceptor, at: int) -> None:
+    recipe = replace(maker(generator, guide, tries=3).recipe, coarse=0.3, tries_share=0.6)
+    backend = VQGANBackend(generator, [guide], [1.0], recipe=recipe)
+    whole = Drawing(backend, jobs(3, 4))
+    for steps in whole:
+        if steps.index == at:
+            whole.keep([1])
+            saved = whole.saved(0)
+    *_, last = Drawing(backend, jobs(4), saved=saved)
+    assert torch.allclose(last.images, steps.images, atol=1e-3)

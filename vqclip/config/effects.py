@@ -91,7 +91,14 @@ RULES: tuple[Rule, ...] = (
     Rule(("score_every",), "there is no judge", lambda c: c.judge is None),
     Rule(("video.seconds", "video.fps", "video.hold"), "video.formats is empty", lambda c: not c.video.formats),
 )  # fmt: skip
-RUN_RULES = (Rule(("variants",), "only `compare` has variants", lambda _: True), *RULES)
+RUN_RULES = (
+    Rule(("variants",), "only `compare` has variants", lambda _: True),
+    Rule(("keep", "keep_by", "keep_share"), "only vqgan without another backend before it draws seeds side by side",
+         lambda c: c.backend != "vqgan" or c.start.kind == "backend"),
+    Rule(("checkpoint.*",), "only vqgan without another backend before it makes checkpoints",
+         lambda c: c.backend != "vqgan" or c.start.kind == "backend"),
+    *RULES,
+)  # fmt: skip
 COMPARISON_RULES = (
     Rule(("keep", "keep_by", "keep_share", "batch"), "`compare` makes every seed's picture alone", lambda _: True),
     *RULES,

@@ -215,7 +215,7 @@ def _prompt_conflicts(
     every: list[Config | Picture] = [config, *config.prompts]
     stops = config.losses.join == "features" and any(p.stop is not None for each in every for p in each.extras)
     yield stops, "losses.join", "features with a stop on an extra; extras joined with the include have none"
-    last = config.seed + max(len(config.prompts), config.seeds) - 1
+    last = max(each.seed or 0 for each in pictures(config)) + config.seeds - 1
     yield config.keep is not None and config.keep > config.seeds, "keep", (
         f"got {config.keep} with seeds {config.seeds}; at most as many as there are seeds are allowed"
     )
@@ -224,7 +224,8 @@ def _prompt_conflicts(
     )
     judged = config.keep is not None and config.keep_by == "judge"
     yield judged and config.judge is None, "keep_by", "judge without a judge; allowed: guides, or judge=starter"
-    yield last > MAX_SEED, "seed", f"got {config.seed}; with {len(config.prompts)} pictures it passes {MAX_SEED}"
+    count = len(pictures(config)) * config.seeds
+    yield last > MAX_SEED, "seed", f"got {config.seed}; with {count} pictures it passes {MAX_SEED}"
     number = sum(len(each.include + each.exclude + each.extras) for each in every)
     longest = "prompts" if config.prompts else "include"
     yield number > MAX_PROMPTS, longest, f"{number} prompts in all; at most {MAX_PROMPTS} are allowed"

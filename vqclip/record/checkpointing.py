@@ -61,6 +61,14 @@ def write(folder: Path, step: int, tensors: Mapping[str, Tensor], about: Mapping
     return path
 
 
+def forget(folder: Path, since: int) -> None:
+    """Remove what a run that goes on from the step `since` will save anew, and what is damaged there."""
+    for path in _found(folder):
+        if int(path.name.partition("-")[0]) > since:
+            with suppress(OSError):
+                path.unlink()
+
+
 def newest(folder: Path) -> tuple[Checkpoint | None, list[Path]]:
     """The newest whole checkpoint of a folder, None without any, and those after it that are damaged."""
     damaged: list[Path] = []

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vqclip.job import Job
+from vqclip.record import checkpointing
 
 
 def described(job: Job) -> dict[str, Any]:
@@ -17,10 +18,11 @@ def described(job: Job) -> dict[str, Any]:
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file below `folder` but run.json and hidden ones, by its path inside."""
+    """SHA-256 of every file below `folder` but run.json, hidden ones and checkpoints, by its path inside."""
     found = {}
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name != "run.json" and not path.name.startswith("."):
+        beside = path.name == "run.json" or path.name.startswith(".") or path.parent == folder / checkpointing.FOLDER
+        if path.is_file() and not beside:
             with open(path, "rb") as file:
                 found[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
     return found

@@ -130,6 +130,7 @@ class Recorder:
         cannot be taken up again. Raises ResourceError when the folder cannot be written.
         """
         clear(self.folder, but=self._reserve.is_at)
+        checkpointing.forget(self.folder / checkpointing.FOLDER, -1 if since is None else since.step)
         self._metrics.close()
         _cut(self.folder / "metrics.jsonl", -1 if since is None else since.step)
         self._metrics = self._open_metrics()

@@ -82,7 +82,8 @@ def compare(loaded: Loaded, progress: Progress) -> Outcome:
             another comparison in it. Interrupted: stopped by the user; the same command goes on.
     """
     columns, note = _columns(loaded.config), Once(progress.note)  # variants read the same prompts
-    for line in notices(loaded.origins, list(columns.values()), rules=COMPARISON_RULES):
+    asked = [replace(each, seeds=loaded.config.seeds, keep=loaded.config.keep) for each in columns.values()]
+    for line in notices(loaded.origins, asked, rules=COMPARISON_RULES):
         note(line)
     title = ", ".join(columns)
     with _opened(loaded, title) as root, stop_on_signal() as stop:
@@ -133,7 +134,7 @@ def _columns(config: Config) -> dict[str, Config]:
         for text in variant.set:
             if (key := text.partition("=")[0]) in (*LEFT_OUT, *_EVERY, "backend"):
                 raise InputError(f"{place}.set: {key} belongs to the comparison as a whole; other settings are allowed")
-        base = replace(config, variants=(), seeds=1, name=None)
+        base = replace(config, variants=(), seeds=1, keep=None, name=None)
         try:
             columns[name] = configs.load_over(base, [f"backend={variant.backend}", *variant.set], source=place).config
         except InputError as error:

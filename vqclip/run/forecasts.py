@@ -42,6 +42,7 @@ def _forecast(backend: Backend, job: Job, key: Hashable, *, pictures: int, timed
         return preflight(
             backend.generator, backend.guides, backend.recipe.crops, size=job.size, steps=job.steps,
             parts=backend.parts(job.size, job.steps), batches=backend.batches(job.size, job.steps, pictures),
+            pictures=pictures,
             denoiser=backend.denoiser, key=key, timed=timed,
         )  # fmt: skip
     if isinstance(backend, KandinskyBackend | StableDiffusionBackend):

@@ -39,7 +39,8 @@ def run(loaded: Loaded, progress: Progress, models: Models | None = None) -> lis
 
     Raises:
         InputError, WeightsError, ResourceError: see `vqclip.job`; ResourceError also after a picture whose frames or
-            metrics met a full disk. Interrupted: after a saved stop.
+            metrics met a full disk, and what ended one of several pictures when all others are made. Interrupted: after
+            a saved stop.
     """
     models = models or open_run(loaded, progress)
     groups, contest = side_by_side(loaded.config, models), Contest.of(loaded.config)
@@ -52,12 +53,17 @@ def run(loaded: Loaded, progress: Progress, models: Models | None = None) -> lis
         progress.note(forecast.line)
     for line in film_plan(first, job_of(first)).notes if first.video.formats else ():
         progress.note(line)
+    faults: list[Exception] = []
     text, results, begun = loaded.text or configs.to_yaml(loaded.config), list[Result](), 0
     with stop_on_signal() as stop:
         for group in groups:
             numbers = [(number, len(pictures)) for number in range(begun + 1, begun + len(group) + 1)]
             begun += len(group)
-            results += make_pictures(group, text, models, progress, stop=stop, numbers=numbers, contest=contest)
+            results += make_pictures(
+                group, text, models, progress, stop=stop, numbers=numbers, contest=contest, faults=faults
+            )
+    if faults:
+        raise faults[0]
     return results
 
 
@@ -117,18 +123,24 @@ def make_pictures(
     numbers: Sequence[tuple[int, int]],
     shared: bool = False,
     contest: Contest | None = None,
+    faults: list[Exception] | None = None,
 ) -> list[Result]:
-    """The same for pictures that differ in their seeds alone, drawn side by side; those that a contest leaves."""
+    """The same for pictures that differ in their seeds alone, drawn side by side; those that a contest leaves.
+
+    What ended one of several alone is added to `faults`.
+    """
     for notice in models.notices(job_of(group[0])):
         models.note(notice)
     with ExitStack() as stack:
         recordings = [stack.enter_context(Recording(single, text, models, stop=stop)) for single in group]
         draw(models, recordings, progress, numbers=numbers, shared=shared, contest=contest)
+    if faults is not None:
+        faults += (each.fault for each in recordings if each.fault is not None)
     return report(recordings, progress, numbers=numbers)
 
 
 def report(recordings: Sequence[Recording], progress: Progress, *, numbers: Sequence[tuple[int, int]]) -> list[Result]:
-    """Show what was made, and raise what is to be said of it: the first fault, a full disk, a signal at the end."""
+    """Show what was made, and raise what is to be said of it: a full disk, or a signal at the end."""
     results = []
     for recording, (number, count) in zip(recordings, numbers, strict=True):
         if recording.result is not None:

@@ -32,6 +32,7 @@ from vqclip.weights.regular import opened
 _SIDES = (2, 3, 4)  # of the counted pictures, in cells: three, because attention grows by cells squared
 _ENOUGH = 0.05  # seconds; a piece that takes longer says enough about the pace
 _IMAGES = 2  # that a step keeps besides those counted: the image of the step before, and its gradient
+_SHOWN = 3  # of each picture side by side: of this step, of the one before, and of the one that its film was shown
 _KNOWN: dict[Hashable, Any] = {}  # what was measured, by what it was measured on
 T = TypeVar("T")
 Part = tuple[tuple[int, int], int]  # a size in pixels, and how many updates of latents are made at it
@@ -66,7 +67,7 @@ class Forecast:
 
 def preflight(
     generator: Generator, guides: Sequence[Perceptor], crops: CropSpec, *, size: tuple[int, int], steps: int,
-    parts: Sequence[Part] = (), batches: Sequence[Batch] = (),
+    parts: Sequence[Part] = (), batches: Sequence[Batch] = (), pictures: int = 1,
     denoiser: Denoiser | None = None, key: Hashable = None, timed: bool = True,
 ) -> Forecast:  # fmt: skip
     """Measure what a run of `steps` steps at `size` = (width, height) pixels will take.
@@ -79,6 +80,7 @@ def preflight(
         steps: the run's updates.
         parts: the run's updates by size, where not all of them are made once and at `size`.
         batches: how many latents are drawn at a time, by size; one at `size` where nothing is said.
+        pictures: how many are drawn side by side, and shown at each step.
         denoiser: what cleans the latent after each update, None for nothing.
         key: names the models and where they work, so that what was measured of them serves again; None measures anew.
         timed: whether the time is wanted too.
@@ -95,6 +97,7 @@ def preflight(
     of = (key, crops)
     drawing = once((*of, "drawing", min(work.cells, _SIDES[-1] ** 2 + 1)), work.drawing)
     batches = batches or [(size, 1)]
+    now += (pictures - 1) * _SHOWN * 3 * 4 * size[0] * size[1]  # float32
     _refuse(_Need(drawing, size, batches, stride=generator.stride, held=now), room, chunk, guides=len(guides))
     looking = once((*of, "looking", size), partial(work.looking, chunk))
     need = _Need(drawing, size, batches, stride=generator.stride, held=now, looking=looking)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from vqclip import config as configs
 from vqclip.backends import Opening
+from vqclip.backends.vqgan.backend import VQGANBackend
 from vqclip.compare.variants import flat
 from vqclip.config import Config
 from vqclip.job import InputError, Job, ResourceError, Result, Step, WeightsError
@@ -84,6 +85,7 @@ class Recording:
         )
         self._pace = Pace(single.checkpoint.every, single.checkpoint.seconds)
         self.result: Result | None = None
+        self.fault: Exception | None = None  # what ended this one of several
         self._held, self._over = ExitStack(), False
 
     def __enter__(self) -> Self:
@@ -113,6 +115,7 @@ class Recording:
 
     def fail(self, error: Exception) -> None:
         """End this one for an error, before the block does."""
+        self.fault = error
         self.__exit__(type(error), error, None)
 
     def discard(self) -> None:
@@ -173,7 +176,12 @@ class Recording:
         return result
 
     def check(self) -> None:
-        """After the block: raise ResourceError for what a full disk has cost, Interrupted for a signal at the end."""
+        """After the block: raise ResourceError for what a full disk has cost, Interrupted for a signal at the end.
+
+        Of a picture that was left behind or failed there is nothing to be said.
+        """
+        if self.result is None:
+            return
         if self.recorder.shortage:
             raise ResourceError(f"{self.recorder.shortage}; free some")
         if self._stop.is_set():
@@ -196,12 +204,16 @@ class Recording:
             facts=facts,
             scale=shown.scale,
         )
-        self.recorder.recipe |= {"config": recipe.to_metadata(config, facts), "machine": exact.machine(facts)}
-        self.recorder.resumable = self._pace.ever
-        if self._resumed:
-            self.recorder.go_on(self.since)
-        else:
-            self.recorder.warnings += judge.notes if judge else ()
+        try:
+            self.recorder.recipe |= {"config": recipe.to_metadata(config, facts), "machine": exact.machine(facts)}
+            self.recorder.resumable = self._pace.ever and isinstance(models.backend, VQGANBackend)
+            if self._resumed:
+                self.recorder.go_on(self.since)
+            else:
+                self.recorder.warnings += judge.notes if judge else ()
+        except BaseException:
+            self.recorder.discard()  # nothing was recorded: the folder stays as it was
+            raise
 
     def _save(self, step: int, save: Save) -> None:
         """Write a checkpoint; one that cannot be written costs nothing but itself."""

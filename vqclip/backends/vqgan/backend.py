@@ -238,7 +238,7 @@ class Drawing:
                     yield Steps(steps.index, steps.total, pictures, steps.terms)
             if early:
                 self._set_out(backend.generator.encode(pictures), [(job, "late ") for job in self.jobs])
-                self._late, self._index = True, early
+                self._late, self._index, self._leaders = True, early, None  # the shown ones were enlarged
         if self._late:
             for steps in self._descend(terms, range(self._index, job.steps)):
                 self._index = steps.index
