@@ -360,7 +360,7 @@ def test_commands_are_found_in_every_form() -> None:
     found = {command.text for name in names for command in commands(name)}
     assert found >= {
         "pip install -r requirements.txt && python -m pytest",  # a shell block
-        "python -m benchmarks.gallery --prompts 60 --shown 36",  # indented
+        "python -m benchmarks.gallery --prompts 60 --shown 36 --finished 8 --steps 500 threads=1",  # indented
         "python -m benchmarks.commands",  # inline
         "python -m vqclip run configs/coco.yaml", "python -m vqclip models list",  # a comment, and inline in one
     }  # fmt: skip

@@ -126,7 +126,7 @@ class _Up(nn.Module):
 
     def __init__(self, plain: Any, dtype: torch.dtype) -> None:
         super().__init__()
-        weight = plain.conv.weight.detach()  # (out, in, 3, 3)
+        weight = plain.conv.weight.detach().double()  # (out, in, 3, 3)
         for axis in (2, 3):
             first, centre, last = weight.split(1, axis)
             weight = torch.cat([last, centre + last, first + centre, first], axis)
