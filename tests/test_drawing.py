@@ -14,9 +14,11 @@ from test_run import Quiet, overrides, pixels
 
 from vqclip import config as configs
 from vqclip.backends.vqgan.backend import Drawing
-from vqclip.job import InputError, Result, Step, Steps
+from vqclip.job import InputError, Job, Result, Step, Steps
+from vqclip.judge.judge import Judge
 from vqclip.run import picture as runs
 from vqclip.run import resume as resuming
+from vqclip.run.assemble import Models
 from vqclip.run.drawing import SHEET
 
 
@@ -164,3 +166,19 @@ def test_a_signal_ends_all_of_them_and_each_goes_on(
         assert result.folder is not None
         assert before.folder is not None
         assert len(pixels(result.folder / "final.png")) == len(pixels(before.folder / "final.png"))
+
+
+def test_seeds_share_one_judge(
+    monkeypatch: pytest.MonkeyPatch, weight_files: dict[str, Path], tmp_path: Path
+) -> None:
+    made: list[str] = []
+    original = Models.judge_of
+
+    def counted(self: Models, job: Job) -> Judge | None:
+        made.append(job.title)
+        return original(self, job)
+
+    monkeypatch.setattr(Models, "judge_of", counted)
+    results = run(weight_files, tmp_path, "seeds=3")
+    assert made == ["apple"]
+    assert all(result.verdict for result in results)

@@ -93,7 +93,6 @@ class State:
         if self.denoise is not None:
             self.denoise.keep(rows)
 
-
     def saved(self, rows: slice) -> dict[str, Tensor]:
         """All that the rest of a run of some of the latents depends on, to be asked between two Steps.
 

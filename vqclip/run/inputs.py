@@ -66,13 +66,17 @@ def check_outputs(config: Config) -> None:
             raise InputError(f"name: {outputs / name} exists; {_instead(outputs / name)}")
 
 
+def status_of(folder: Path) -> str:
+    """What the run.json of a folder says; "" where there is none, as after a kill before its first word."""
+    try:
+        return facts(folder / "run.json").text("status")
+    except InputError:
+        return ""
+
+
 def _instead(folder: Path) -> str:
     """What to do about a name that is taken."""
-    try:
-        status = facts(folder / "run.json").text("status")
-    except InputError:
-        status = ""
-    if status in ("running", "interrupted"):
+    if status_of(folder) in ("running", "interrupted"):
         return f"that run is not finished: `vqclip resume {folder}` goes on with it, or choose another name"
     return "choose another name, runs are never overwritten"
 

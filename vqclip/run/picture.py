@@ -131,8 +131,9 @@ def make_pictures(
     """
     for notice in models.notices(job_of(group[0])):
         models.note(notice)
+    judge = models.judge_of(job_of(group[0]))  # seeds have no say
     with ExitStack() as stack:
-        recordings = [stack.enter_context(Recording(single, text, models, stop=stop)) for single in group]
+        recordings = [stack.enter_context(Recording(single, text, models, judge, stop=stop)) for single in group]
         draw(models, recordings, progress, numbers=numbers, shared=shared, contest=contest)
     if faults is not None:
         faults += (each.fault for each in recordings if each.fault is not None)

@@ -23,7 +23,7 @@ from vqclip.backends.vqgan.backend import VQGANBackend
 from vqclip.compare.variants import flat
 from vqclip.config import Config
 from vqclip.job import InputError, Job, ResourceError, Result, Step, WeightsError
-from vqclip.judge.judge import UNSURE
+from vqclip.judge.judge import UNSURE, Judge
 from vqclip.record import folder as folders
 from vqclip.record import presence
 from vqclip.record.checkpointing import Checkpoint, Pace
@@ -64,6 +64,7 @@ class Recording:
 
     Args:
         single: a complete config of one picture. text: the config as the user gave it.
+        judge: of its prompts, None for none; several seeds share one, for making it embeds a hundred texts.
         stop: set by a signal.
         folder: of an interrupted run that goes on, None for a new one. since: the checkpoint that it goes on from.
 
@@ -72,11 +73,11 @@ class Recording:
     """
 
     def __init__(
-        self, single: Config, text: str, models: Models, *, stop: Stop, folder: Path | None = None,
-        since: Checkpoint | None = None,
+        self, single: Config, text: str, models: Models, judge: Judge | None, *, stop: Stop,
+        folder: Path | None = None, since: Checkpoint | None = None,
     ) -> None:  # fmt: skip
         self.config, self.job, self.since = single, job_of(single), since
-        self._models, self._stop, self._text = models, stop, text
+        self.judge, self._models, self._stop, self._text = judge, models, stop, text
         self._resumed = folder is not None
         self._saved: int | None = None  # the step after which the last checkpoint was made
         self._seconds: float = since.about["seconds"] if since else 0.0
@@ -188,8 +189,7 @@ class Recording:
             raise Interrupted(self.folder, whole=True, number=self._stop.number)
 
     def _open(self) -> None:
-        config, models = self.config, self._models
-        self.judge = judge = models.judge_of(self.job)
+        config, models, judge = self.config, self._models, self.judge
         mapping, shown = configs.to_mapping(config), config.video
         facts = {**models.facts, "config": mapping, "seed": self.job.seed, "notices": models.notices(self.job)}
         self.recorder = Recorder(

@@ -13,12 +13,12 @@ from vqclip.job import InputError, Result
 from vqclip.record import checkpointing, presence
 from vqclip.record.checkpointing import Checkpoint
 from vqclip.record.recorder import clear
-from vqclip.report.evidence import facts
 from vqclip.report.page import write_run_page
 from vqclip.run import exact
 from vqclip.run.assemble import Models, job_of, load_models
 from vqclip.run.drawing import draw
 from vqclip.run.forecasts import forecasts
+from vqclip.run.inputs import status_of
 from vqclip.run.picture import report, stop_on_signal
 from vqclip.run.progress import Progress
 from vqclip.run.recording import Recording
@@ -50,34 +50,18 @@ def resume(folders: Sequence[Path], progress: Progress, *, changed: bool = False
     return results
 
 
-def unfinished(folder: Path) -> bool:
-    """Whether a folder is of a run that `resume` would go on with."""
-    try:
-        _check(folder)
-    except InputError:
-        return False
-    return True
-
-
 def _check(folder: Path) -> None:
     """Refuse what is no interrupted run; one that lacks nothing but its page is."""
     if not (folder / RESOLVED).is_file():
         raise InputError(f"{folder}: not the folder of a run that was begun; one with {RESOLVED} is needed")
     if presence.in_use(folder):
         raise InputError(f"{folder}: another process works on this run")
-    if _is_done(folder) and (folder / "report.html").exists():
+    if status_of(folder) == "done" and (folder / "report.html").exists():
         raise InputError(f"{folder}: this run is done; `vqclip rerun {folder / 'final.png'}` repeats it")
 
 
-def _is_done(folder: Path) -> bool:
-    try:
-        return facts(folder / "run.json").text("status") == "done"
-    except InputError:  # killed before its first word
-        return False
-
-
 def _resume(folder: Path, progress: Progress, number: tuple[int, int], *, changed: bool) -> list[Result]:
-    if _is_done(folder):
+    if status_of(folder) == "done":
         with presence.held(folder, "this run"):
             clear(folder)
             shutil.rmtree(folder / checkpointing.FOLDER, ignore_errors=True)
@@ -104,7 +88,8 @@ def _resume(folder: Path, progress: Progress, number: tuple[int, int], *, change
         for line in filter(None, [*said, differ]):
             progress.note(line)
     with stop_on_signal() as stop:
-        with Recording(config, "", models, stop=stop, folder=folder, since=since) as recording:
+        judge = models.judge_of(job)
+        with Recording(config, "", models, judge, stop=stop, folder=folder, since=since) as recording:
             try:
                 draw(models, [recording], progress, numbers=[number])
             except (KeyError, ValueError) as error:
